@@ -1,0 +1,13 @@
+"""keras_vae: variational autoencoders, trained fast and stably, checked and served, in TensorFlow and Keras 3."""
+
+__version__ = "0.1.0"
+__all__ = ["VAE"]
+
+
+def __getattr__(name: str):
+    # Importing TensorFlow takes seconds: `--help` and `--list` must not wait for it.
+    if name == "VAE":
+        from keras_vae.vae import VAE
+
+        return VAE
+    raise AttributeError(f"module 'keras_vae' has no attribute {name!r}")

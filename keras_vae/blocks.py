@@ -1,0 +1,231 @@
+"""What every network is built from: options shared by all of them, and the units they stack.
+
+A unit is affine -> normalization -> activation -> dropout. A residual unit is x + affine(dropout(activation(affine(normalization(x)))))
+(Identity Mappings in Deep Residual Networks; He et al. 2016), its last affine starting at zero so that a deep stack starts as
+the identity; normalization and activation close a residual stack.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from keras_vae import noise
+
+CONNECTIONS = ("plain", "residual")
+NORMALIZATIONS = ("none", "layer", "group", "batch")
+
+
+def normalization(kind: str, width: int) -> keras.layers.Layer:
+    """The normalization layer called `kind`, over `width` channels."""
+    if kind == "layer":
+        return keras.layers.LayerNormalization()
+    if kind == "group":
+        return keras.layers.GroupNormalization(groups=math.gcd(width, 8))
+    if kind == "batch":
+        return keras.layers.BatchNormalization(synchronized=True)
+    return keras.layers.Identity()
+
+
+def head(units: int, **options) -> keras.layers.Dense:
+    """The last projection: float32, and small at first, so that what it parameterises starts near its neutral value."""
+    small = keras.initializers.VarianceScaling(0.01)
+    return keras.layers.Dense(units, kernel_initializer=small, dtype="float32", **options)
+
+
+def soft_limit(value, limit: float):
+    """limit * tanh(value / limit): about the identity near 0, smooth, and never beyond +-limit."""
+    return limit * tf.tanh(value / limit)
+
+
+class Dropout(keras.layers.Layer):
+    """Inverted dropout whose mask is addressed by the seed (Keras' own draws equal masks on every replica and forgets its state)."""
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, x, training=False, seed=None):
+        if not training or not self.rate:
+            return x
+        if seed is None:
+            raise ValueError("dropout in training needs a seed")
+        keep = 1.0 - self.rate
+        mask = noise.uniform(seed, (tf.shape(x)[0], *x.shape[1:])) < keep
+        return tf.where(mask, x / keep, tf.zeros_like(x))
+
+
+class Unit(keras.layers.Layer):
+    """affine -> normalization -> activation -> dropout."""
+
+    def __init__(self, affine, width, kind, activation, dropout, **kwargs):
+        super().__init__(**kwargs)
+        self.affine = affine
+        self.normalization = normalization(kind, width)
+        self.activation = keras.activations.get(activation)
+        self.dropout = Dropout(dropout)
+
+    def build(self, x_shape):
+        self.affine.build(x_shape)
+        self.normalization.build(self.affine.compute_output_shape(x_shape))
+        self.built = True
+
+    def compute_output_shape(self, x_shape):
+        return self.affine.compute_output_shape(x_shape)
+
+    def call(self, x, training=False, seed=None):
+        x = self.normalization(self.affine(x), training=training)
+        return self.dropout(self.activation(x), training=training, seed=seed)
+
+
+class Residual(keras.layers.Layer):
+    """x + last(dropout(activation(first(normalization(x)))))."""
+
+    def __init__(self, first, last, width, kind, activation, dropout, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = normalization(kind, width)
+        self.first = first
+        self.activation = keras.activations.get(activation)
+        self.dropout = Dropout(dropout)
+        self.last = last
+
+    def build(self, x_shape):
+        for layer in (self.normalization, self.first, self.last):
+            layer.build(x_shape)
+        self.built = True
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def call(self, x, training=False, seed=None):
+        inner = self.activation(self.first(self.normalization(x, training=training)))
+        return x + self.last(self.dropout(inner, training=training, seed=seed))
+
+
+class Close(keras.layers.Layer):
+    """normalization -> activation."""
+
+    def __init__(self, width, kind, activation, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = normalization(kind, width)
+        self.activation = keras.activations.get(activation)
+
+    def build(self, x_shape):
+        self.normalization.build(x_shape)
+        self.built = True
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def call(self, x, training=False, seed=None):
+        return self.activation(self.normalization(x, training=training))
+
+
+class Reshape(keras.layers.Layer):
+    """[B, F] -> [B, H, W, C]."""
+
+    def __init__(self, shape, **kwargs):
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+
+    def compute_output_shape(self, x_shape):
+        return (None, *self.shape)
+
+    def call(self, x, training=False, seed=None):
+        return tf.reshape(x, (-1, *self.shape))
+
+
+class Crop(keras.layers.Layer):
+    """The first rows and columns of a grid: an odd side was rounded up on the way down."""
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = tuple(size)
+
+    def compute_output_shape(self, x_shape):
+        return (None, *self.size, x_shape[-1])
+
+    def call(self, x, training=False, seed=None):
+        return x[:, : self.size[0], : self.size[1]]
+
+
+class Network(keras.layers.Layer):
+    """A stack of units, with the options every network has. A subclass lists its layers in `build`.
+
+    `widths`: units or channels, from the data towards the latent in an encoder, from the latent towards the data in a decoder.
+    `initializer`: any name of `keras.initializers`. `l1`, `l2`: penalties on kernels, nats. `dropout`: rate after each activation.
+    """
+
+    def __init__(
+        self,
+        widths: tuple = (512, 512),
+        connections: str = "plain",
+        normalization: str = "none",
+        activation: str = "gelu",
+        initializer: str = "he_normal",
+        l1: float = 0.0,
+        l2: float = 0.0,
+        dropout: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        widths = (widths,) if isinstance(widths, int) else tuple(widths)
+        if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+            raise ValueError(f"widths must be whole numbers of at least 1, not {widths}")
+        if connections not in CONNECTIONS:
+            raise ValueError(f"connections must be one of {', '.join(CONNECTIONS)}, not {connections!r}")
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {normalization!r}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
+        if l1 < 0.0 or l2 < 0.0:
+            raise ValueError("l1 and l2 must not be negative")
+        keras.activations.get(activation)
+        keras.initializers.get(initializer)
+        self.widths, self.connections, self.normalization, self.activation = widths, connections, normalization, activation
+        self.initializer, self.l1, self.l2, self.dropout = initializer, l1, l2, dropout
+
+    def affine(self, kind: type, width: int, zero: bool = False, **options) -> keras.layers.Layer:
+        """A Dense or convolutional layer with this network's initializer and penalties."""
+        options["kernel_initializer"] = "zeros" if zero else self.initializer
+        if self.l1 or self.l2:
+            options["kernel_regularizer"] = keras.regularizers.L1L2(self.l1, self.l2)
+        return kind(width, dtype=self.dtype_policy, **options)
+
+    def unit(self, kind: type, width: int, **options) -> Unit:
+        affine = self.affine(kind, width, **options)
+        return Unit(affine, width, self.normalization, self.activation, self.dropout, dtype=self.dtype_policy)
+
+    def residual(self, kind: type, width: int, **options) -> Residual:
+        first, last = self.affine(kind, width, **options), self.affine(kind, width, zero=True, **options)
+        return Residual(first, last, width, self.normalization, self.activation, self.dropout, dtype=self.dtype_policy)
+
+    def deepen(self, kind: type, width: int, depth: int, **options) -> list:
+        """`depth` more units of the same width, connected as asked."""
+        make = self.residual if self.connections == "residual" else self.unit
+        return [make(kind, width, **options) for _ in range(depth)]
+
+    def close(self, width: int) -> list:
+        """What ends a stack whose last unit may be a bare sum."""
+        return [Close(width, self.normalization, self.activation, dtype=self.dtype_policy)] if self.connections == "residual" else []
+
+    def dense_units(self) -> list:
+        """One unit a width; where the width stays and connections are residual, a residual one."""
+        units, before = [], None
+        for width in self.widths:
+            units += self.deepen(keras.layers.Dense, width, 1) if width == before else [self.unit(keras.layers.Dense, width)]
+            before = width
+        return units + self.close(before)
+
+    def build_units(self, shape) -> None:
+        """Build `self.units` one after the other, from the shape that enters the first."""
+        for unit in self.units:
+            unit.build(shape)
+            shape = unit.compute_output_shape(shape)
+        self.built = True
+
+    def stack(self, x, training, seed):
+        """`self.units` one after the other, each with its own draw."""
+        for number, layer in enumerate(self.units):
+            x = layer(x, training=training, seed=None if seed is None else seed.fold(number))
+        return x

@@ -1,0 +1,120 @@
+"""The command line of train.py: presets, a config file, single settings and typed flags become one config."""
+
+import argparse
+import ast
+import os
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from keras_vae import components, presets
+from keras_vae.config import Config, check, override, read, to_json
+from keras_vae.errors import Refusal, nearest
+
+
+@dataclass(frozen=True)
+class Command(Config):
+    """Train, check, draw and export a variational autoencoder.
+
+    python train.py [PRESET ...] [--config FILE] [--set PATH=VALUE] [options]
+
+    Later words win: presets from left to right, then --config, then --set, then the other options.
+    """
+
+    config: Path | None = None  # start from this JSON file (a run's config.json, or what --print-config printed)
+    set: tuple[str, ...] = ()  # PATH=VALUE, repeatable: also inside a component, as in model.posterior.size=64
+    list: str | None = (
+        None  # show the members of a room (presets, encoder, decoder, posterior, prior, likelihood, objective, decay) and leave
+    )
+    print_config: bool = False  # print the resolved options as JSON and leave
+    dry_run: bool = False  # show data card, shapes, parameters, memory and steps, and leave
+    overwrite: bool = False  # delete a run of the same name first
+    debug: bool = False  # show the traceback of an error
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command of a command line; leaves the program for --help, and with `Refusal` (usage) for a mistake."""
+    names = list(_until_flag(arguments))
+    start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    start.add_argument("--config")
+    start.add_argument("--set", action="append", default=[])
+    known, flags = start.parse_known_args(arguments[len(names) :])
+    config = presets.stack(names)
+    if known.config:
+        given = read(known.config)
+        if names:
+            raise Refusal("usage", "give presets or --config, not both", why="a config file is complete: it would undo the presets")
+        config = given
+    for setting in known.set:
+        config = override(config, *_setting(setting))
+    default = Command(**{item.name: getattr(config, item.name) for item in fields(Config)}, set=tuple(known.set))
+    default = Command(**{**vars(default), "config": Path(known.config) if known.config else None})
+    command = _typed(default, flags)
+    check(plain(command))
+    return command
+
+
+def plain(command: Command) -> Config:
+    """The config in a command."""
+    return Config(**{item.name: getattr(command, item.name) for item in fields(Config)})
+
+
+def show(command: Command) -> bool:
+    """Do what --list and --print-config ask for; False if neither was given."""
+    if command.list:
+        print(listing(command.list))
+    elif command.print_config:
+        print(to_json(plain(command)), end="")
+    else:
+        return False
+    return True
+
+
+def listing(kind: str) -> str:
+    """The members of a room with their options and what they are, read from the source."""
+    rooms = {"presets": "", **components.ROOMS}
+    singular = kind if kind in rooms else kind.rstrip("s")
+    if singular not in rooms:
+        raise Refusal("usage", f"there is no room called {kind!r}: {nearest(kind, rooms)}", where="--list")
+    if singular == "presets":
+        return "\n".join(f"{name:<18} {', '.join(f'{p}={v!r}' for p, v in changes.items())}" for name, changes in presets.PRESETS.items())
+    return "\n".join(f"{signature}\n    {line}" for signature, line in components.members(singular).values())
+
+
+def main(program, arguments: list[str] | None = None) -> None:
+    """Run `program(arguments)` and leave with its exit code: a refusal is printed in a few lines, without a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        program(arguments)
+    except Refusal as refusal:
+        if "--debug" in arguments:
+            raise
+        print(refusal, file=sys.stderr)
+        sys.exit(refusal.exit_code)
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with the same command: python {' '.join(sys.argv)}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _until_flag(arguments):
+    for word in arguments:
+        if word.startswith("-"):
+            return
+        yield word
+
+
+def _setting(text: str) -> tuple[str, object]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise Refusal("usage", f"cannot read --set {text!r}", fix="--set PATH=VALUE, as in --set model.posterior.size=64")
+    try:
+        return path, ast.literal_eval(value)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return path, value
+
+
+def _typed(default: Command, flags: list[str]) -> Command:
+    import tyro
+
+    return tyro.cli(Command, args=flags, default=default, prog="train.py", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction))

@@ -1,0 +1,159 @@
+"""Components are written as the Python call that makes them: "Mixture(components=64)".
+
+The text is parsed with `ast` (nothing is evaluated) and the name is looked up in the room of its kind: the module is the registry
+and the constructor is the schema. A user's own class is written "package.module:Class(...)". Listing a room reads its source, so
+it needs neither TensorFlow nor Keras.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+from keras_vae.errors import Refusal, nearest
+
+PACKAGE = Path(__file__).parent
+
+# kind -> (module, base class; the members are the module's other public classes)
+ROOMS = {
+    "encoder": ("networks.encoders", "Encoder"),
+    "decoder": ("networks.decoders", "Decoder"),
+    "posterior": ("posteriors", "Posterior"),
+    "prior": ("priors", "Prior"),
+    "likelihood": ("likelihoods", "Likelihood"),
+    "objective": ("objectives", "Objective"),
+    "decay": ("schedules", ""),
+}
+
+
+def parse(text: str) -> tuple[str, dict]:
+    """ "Name(option=value, ...)" -> (name, options); values are Python literals. A bare "Name" has no options."""
+
+    def refuse(why: str):
+        return Refusal("usage", f"cannot read the component {text!r}", why=why, fix='write it like "Normal(size=32)"')
+
+    prefix, colon, call = text.strip().rpartition(":") if ":" in text.partition("(")[0] else ("", "", text.strip())
+    try:
+        node = ast.parse(call, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise refuse(str(error)) from None
+    if isinstance(node, ast.Name):
+        return prefix + colon + node.id, {}
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise refuse("it is not a name or a call")
+    if node.args or any(keyword.arg is None for keyword in node.keywords):
+        raise refuse("every option is given by name")
+    try:
+        options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except (ValueError, TypeError):
+        raise refuse("option values are plain numbers, strings, True/False/None and tuples of these") from None
+    return prefix + colon + node.func.id, options
+
+
+def write(name: str, options: dict) -> str:
+    """The inverse of `parse`."""
+    return f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})"
+
+
+def edit(text: str, option: str, value) -> str:
+    """The component with one option set."""
+    name, options = parse(text)
+    return write(name, {**options, option: value})
+
+
+def members(kind: str) -> dict[str, tuple[str, str]]:
+    """The members of a room, read from its source: name -> (signature, first line of the docstring)."""
+    module, base = ROOMS[kind]
+    classes = _classes(module)
+    return {
+        name: (f"{name}({', '.join(f'{option}={default}' for option, default in _options(node, classes))})", _first_line(node))
+        for name, node in classes.items()
+        if not name.startswith("_") and name != base and node.module == module
+    }
+
+
+def find(kind: str, name: str, import_foreign: bool = True) -> type:
+    """The class called `name` in the room of `kind`. Foreign names ("package.module:Class") are imported only on the user's own
+    word: with `import_foreign=False` (a configuration that came with a model) the module must be imported already."""
+    module, colon, attribute = name.rpartition(":")
+    where = f"model.{kind}"
+    if not colon:
+        known = members(kind)
+        if name not in known:
+            fix = f"python train.py --list {kind}"
+            raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=where, fix=fix)
+        return getattr(importlib.import_module(f"keras_vae.{ROOMS[kind][0]}"), name)
+    if not import_foreign and module not in sys.modules:
+        raise Refusal(
+            "model",
+            f"the model names a class of your own, {name!r}, which is not imported",
+            where=where,
+            why="code named by a file is never imported on the file's word",
+            fix=f"import {module} before loading, if you trust it",
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise Refusal("usage", f"cannot import {name!r}: {error}", where=where, fix="check the spelling and PYTHONPATH") from None
+
+
+def make(kind: str, text, import_foreign: bool = True, **extra):
+    """The component that `text` describes (an object made already is returned); a wrong option is a refusal that lists the right ones."""
+    if not isinstance(text, str):
+        return text
+    name, options = parse(text)
+    cls = find(kind, name, import_foreign)
+    try:
+        return cls(**options, **extra)
+    except (TypeError, ValueError) as error:
+        signature = members(kind).get(name, (name,))[0]
+        raise Refusal("usage", f"{kind} {text}: {error}", where=f"model.{kind}", fix=f"its options are {signature}") from None
+
+
+def describe(component) -> str:
+    """The text that makes the component again."""
+    cls = type(component)
+    if dataclasses.is_dataclass(component):
+        options = dataclasses.asdict(component)
+    else:
+        keras_own = ("name", "trainable", "dtype")
+        options = {option: value for option, value in component.get_config().items() if option not in keras_own}
+    known = inspect.signature(cls.__init__).parameters
+    options = {option: value for option, value in options.items() if option not in known or known[option].default != value}
+    options = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    foreign = not cls.__module__.startswith("keras_vae.")
+    return write(f"{cls.__module__}:{cls.__name__}" if foreign else cls.__name__, options)
+
+
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Every class of a module and of `blocks`, whose classes the networks inherit their options from."""
+    found = {}
+    for source in dict.fromkeys(("blocks", module)):
+        tree = ast.parse((PACKAGE / f"{source.replace('.', '/')}.py").read_text())
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                node.module = source
+                found[node.name] = node
+    return found
+
+
+def _options(node: ast.ClassDef, classes: dict) -> list[tuple[str, str]]:
+    """The constructor's options with their defaults; inherited ones where the class has no constructor of its own."""
+    fields = [(item.target.id, ast.unparse(item.value)) for item in node.body if isinstance(item, ast.AnnAssign) and item.value]
+    constructor = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+    inherited = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
+    parent = next((classes[name] for name in inherited if name in classes), None)
+    if constructor is None:
+        return fields or (_options(parent, classes) if parent else [])
+    arguments = constructor.args.args[1:]
+    options = [(a.arg, ast.unparse(d)) for a, d in zip(arguments, constructor.args.defaults, strict=True)]
+    if constructor.args.kwarg and parent:
+        own = {name for name, _ in options}
+        options += [(name, default) for name, default in _options(parent, classes) if name not in own]
+    return options
+
+
+def _first_line(node: ast.ClassDef) -> str:
+    return (ast.get_docstring(node) or "").split("\n")[0]

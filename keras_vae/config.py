@@ -1,0 +1,259 @@
+"""The configuration of a run: frozen dataclasses of plain values, one JSON file, one mechanism of change (`override`)."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from keras_vae import components
+from keras_vae.errors import Refusal, nearest
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the records come from and how they become x."""
+
+    source: str = "digits"  # "digits" (embedded, no download) or "tfds:NAME"
+    batch_size: int = 128  # global: over all replicas
+    data_dir: str | None = None  # where TensorFlow Datasets keeps its files; None = its own default
+    binarize: Literal["none", "dynamic"] = "none"  # dynamic = every visit draws each pixel anew with probability = its grey level
+
+
+@dataclass(frozen=True)
+class Model:
+    """The parts of the VAE, each written as the call that makes it; "auto" is chosen from the data and shown."""
+
+    encoder: str = "auto"
+    posterior: str = "Normal(size=16)"
+    prior: str = "Standard()"
+    decoder: str = "auto"
+    likelihood: str = "auto"
+    objective: str = "ELBO()"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The rate at a step is learning_rate x min(1, step / warmup) x decay(progress)."""
+
+    algorithm: str = "Adam"  # any optimizer of keras.optimizers
+    learning_rate: float = 1e-3
+    warmup: int = 100  # steps
+    decay: str = "Cosine()"
+    clip_norm: float = 100.0  # on the global norm of the mean gradient; 0 = off
+    weight_decay: float = 0.0  # decoupled; kernels only
+    ema: float = 0.0  # momentum of the running mean of the weights; 0 = off
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long; the first limit reached ends the run. `steps` also fixes the length of the learning-rate decay."""
+
+    epochs: float | None = 100.0
+    steps: int | None = None
+    minutes: float | None = None
+    evaluate_every: float = 1.0  # epochs between validations
+    patience: int | None = None  # validations without a better ELBO before stopping; None = never stop early
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The final figures on the test split."""
+
+    samples: int = 100  # K of the importance-weighted log-likelihood
+    limit: int | None = None  # use only so many test records; None = all
+
+
+@dataclass(frozen=True)
+class Devices:
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    jit: Literal["auto", "on", "off"] = "auto"  # XLA for the whole step; auto = on
+
+
+@dataclass(frozen=True)
+class Stability:
+    on_nonfinite: Literal["skip", "abort"] = "skip"  # what a step does when its loss or gradient is not finite
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `python train.py --print-config` prints it, `--config FILE` reads it back."""
+
+    name: str | None = None  # the folder under saved_models/; None = the preset's name
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    devices: Devices = field(default_factory=Devices)
+    stability: Stability = field(default_factory=Stability)
+
+
+# Allowed ranges of numbers, checked whichever way a value came in: (least, most, is the least itself allowed).
+RANGES = {
+    "seed": (0, 2**31 - 1, True),
+    "data.batch_size": (1, 2**20, True),
+    "optimizer.learning_rate": (0, 1e3, False),
+    "optimizer.warmup": (0, 2**31, True),
+    "optimizer.clip_norm": (0, 1e30, True),
+    "optimizer.weight_decay": (0, 1e3, True),
+    "optimizer.ema": (0, 0.99999999, True),
+    "training.epochs": (0, 1e9, False),
+    "training.steps": (1, 2**31 - 1, True),
+    "training.minutes": (0, 1e7, False),
+    "training.evaluate_every": (0, 1e9, False),
+    "training.patience": (1, 2**31, True),
+    "evaluation.samples": (1, 10**7, True),
+    "evaluation.limit": (1, 2**31, True),
+}
+
+
+def flatten(config, prefix: str = "") -> dict[str, object]:
+    """{"data.batch_size": 128, ...}: every leaf by its path."""
+    leaves = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        path = prefix + item.name
+        leaves.update(flatten(value, path + ".") if dataclasses.is_dataclass(value) else {path: value})
+    return leaves
+
+
+def override(config: Config, path: str, value) -> Config:
+    """The config with one value replaced. `model.posterior="FullNormal()"` replaces a component, `model.posterior.size=64` sets an
+    option inside its string. Raises `Refusal` (usage) for an unknown path, a wrong type or a value out of range."""
+    head, *rest = path.replace("-", "_").split(".")
+    names = {item.name for item in dataclasses.fields(config)}
+    leaves = flatten(Config())
+    if head not in names:
+        raise Refusal("usage", f"unknown option {path!r}: {nearest(path, leaves)}", fix="python train.py --print-config")
+    if not rest:
+        return dataclasses.replace(config, **{head: value})
+    section = getattr(config, head)
+    if not dataclasses.is_dataclass(section):
+        raise Refusal("usage", f"{head!r} is a value and has nothing inside: {path!r}", fix="python train.py --print-config")
+    if rest[0] not in {item.name for item in dataclasses.fields(section)}:
+        raise Refusal("usage", f"unknown option {path!r}: {nearest(path, leaves)}", fix="python train.py --print-config")
+    if len(rest) == 2:
+        text = getattr(section, rest[0])
+        if f"{head}.{rest[0]}" not in COMPONENTS:
+            raise Refusal("usage", f"{head}.{rest[0]!s} is not a component: {path!r} has nothing to edit")
+        if text == "auto":
+            fix = f"give it whole first, as in --set '{head}.{rest[0]}=\"Dense()\"'"
+            raise Refusal("usage", f"{head}.{rest[0]} is chosen from the data, so {rest[1]!r} cannot be set inside it", fix=fix)
+        value = components.edit(text, rest[1], value)
+    elif len(rest) > 2:
+        raise Refusal("usage", f"unknown option {path!r}")
+    return dataclasses.replace(config, **{head: dataclasses.replace(section, **{rest[0]: value})})
+
+
+COMPONENTS = {
+    "model.encoder": "encoder",
+    "model.posterior": "posterior",
+    "model.prior": "prior",
+    "model.decoder": "decoder",
+    "model.likelihood": "likelihood",
+    "model.objective": "objective",
+    "optimizer.decay": "decay",
+}
+
+
+def check(config: Config) -> Config:
+    """The config itself, or a `Refusal` (usage) that names the key, the value and what is allowed."""
+    for path, value in flatten(config).items():
+        _check_type(path, value)
+        if path in RANGES and value is not None:
+            least, most, inclusive = RANGES[path]
+            if not (math.isfinite(value) and (least <= value if inclusive else least < value) and value <= most):
+                bound = "at least" if inclusive else "above"
+                raise Refusal("usage", f"{path} = {value} is out of range", why=f"it must be {bound} {least} and at most {most:g}")
+    if config.training.steps is None and config.training.epochs is None:
+        raise Refusal(
+            "usage", "training has no length", where="training", why="steps and epochs are both empty", fix="--training.epochs 100"
+        )
+    for path, kind in COMPONENTS.items():
+        text = flatten(config)[path]
+        if text != "auto":
+            name, options = components.parse(text)
+            if ":" not in name:
+                _check_component(path, kind, name, options)
+    return config
+
+
+def _check_component(path, kind, name, options) -> None:
+    known = components.members(kind)
+    if name not in known:
+        fix = f"python train.py --list {kind}"
+        raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=path, fix=fix)
+    signature = known[name][0]
+    allowed = [part.split("=")[0].strip() for part in signature[len(name) + 1 : -1].split(", ") if "=" in part]
+    for option in options:
+        if option not in allowed:
+            raise Refusal(
+                "usage", f"{name} has no option {option!r}: {nearest(option, allowed)}", where=path, fix=f"its options are {signature}"
+            )
+
+
+def _check_type(path: str, value) -> None:
+    hint = _hint(path)
+    allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for kind in allowed:
+        if typing.get_origin(kind) is Literal:
+            if value in typing.get_args(kind) and isinstance(value, str):
+                return
+            raise Refusal("usage", f"{path} = {value!r}: {nearest(str(value), typing.get_args(kind))}", where=path)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return
+    wanted = " or ".join("empty" if kind is types.NoneType else kind.__name__ for kind in allowed)
+    raise Refusal("usage", f"{path} = {value!r} has the wrong type", where=path, why=f"it must be {wanted}")
+
+
+def _hint(path: str):
+    cls = Config
+    for name in path.split("."):
+        cls = typing.get_type_hints(cls)[name]
+    return cls
+
+
+def to_json(config: Config) -> str:
+    return json.dumps({"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}, indent=2) + "\n"
+
+
+def from_json(text: str, where: str) -> Config:
+    """The inverse of `to_json`; `where` names the file in refusals. Missing keys keep their defaults, unknown ones are refused."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal("usage", "the configuration is not valid JSON", where=where, why=str(error)) from None
+    if not isinstance(values, dict):
+        raise Refusal("usage", "the configuration is not a JSON object", where=where)
+    version = values.pop("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise Refusal("usage", f"format version {version!r} is not {FORMAT_VERSION}", where=where, fix="use the keras_vae that wrote it")
+    config = Config()
+    for name, value in values.items():
+        section = getattr(config, name, None)
+        if dataclasses.is_dataclass(section) and isinstance(value, dict):
+            for key, leaf in value.items():
+                config = override(config, f"{name}.{key}", leaf)
+        elif dataclasses.is_dataclass(section):
+            raise Refusal("usage", f"{name} must be an object", where=where)
+        else:
+            config = override(config, name, value)
+    return check(config)
+
+
+def read(path: str | Path) -> Config:
+    """A config file written by a run or by `--print-config`. Raises `Refusal` (usage)."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal("usage", f"cannot read the configuration: {getattr(error, 'strerror', None) or error}", where=str(path)) from None
+    return from_json(text, str(path))

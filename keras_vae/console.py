@@ -1,0 +1,87 @@
+"""What a run prints: the data card, the progress bar, the final table, the commands to type next."""
+
+import contextlib
+import shlex
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Console:
+    """Prints to a terminal with rich; where there is none, plain lines without a moving bar."""
+
+    def __init__(self):
+        self.rich = RichConsole(highlight=False, soft_wrap=True)
+
+    def log(self, text: str) -> None:
+        self.rich.print(text, markup=False)
+
+    def card(self, rows) -> None:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, text in rows:
+            table.add_row(label, text.replace("[", r"\["))
+        self.rich.print(table, soft_wrap=False)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int):
+        """Yields `advance(n)`."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.rich, disable=not self.rich.is_terminal, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda n: bar.advance(task, n)
+
+    @contextlib.contextmanager
+    def training(self, total: int, done: int):
+        """Yields `show(trainer, metrics)`; on a terminal a bar, elsewhere a line each tenth of the run."""
+        columns = (
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.rich, disable=not self.rich.is_terminal, expand=True) as bar:
+            task = bar.add_task("", total=total, completed=done, text="compiling")
+            printed = done * 10 // total
+
+            def show(trainer, metrics):
+                nonlocal printed
+                speed = f"{trainer.examples_per_second:,.0f} images/s" if trainer.examples_per_second else ""
+                text = "ELBO {elbo:.2f} = -({distortion:.2f} + {rate:.2f})".format(**metrics)
+                text += f"  validation {trainer.watch.state['best']:.2f}" if trainer.history else ""
+                bar.update(task, completed=trainer.step, text=f"{text}  {speed}")
+                if not self.rich.is_terminal and trainer.step * 10 // total > printed:
+                    printed = trainer.step * 10 // total
+                    self.log(f"step {trainer.step:,}/{total:,}  {text}  {speed}")
+
+            yield show
+
+    def done(self, folder, rows, seconds: float) -> None:
+        """The table, where things are, and what to type next."""
+        table = Table(title=f"{folder.name}: test split")
+        for heading in ("figure", "value", "remark"):
+            table.add_column(heading, justify="right" if heading == "value" else "left")
+        for row in rows:
+            table.add_row(*row)
+        self.rich.print(table, soft_wrap=False)
+        run = shlex.quote(str(folder))
+        self.log(f"{seconds:.0f} seconds. Pictures: {folder}/pictures/  SavedModel: {folder}/serving/1  Figures: {folder}/report.json")
+        self.log("Next:")
+        for command in (
+            f"python -m keras_vae sample {run}",
+            f"python -m keras_vae reconstruct {run}",
+            f"python -m keras_vae evaluate {run}",
+            f"tensorboard --logdir {run}/events",
+        ):
+            self.log(f"  {command}")

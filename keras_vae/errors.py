@@ -1,0 +1,33 @@
+"""Refusals: errors that are part of the interface.
+
+A refusal says what is wrong, where, why, and what to type next. The command-line programs print it in at most six lines and
+leave with its exit code; as a library it is an ordinary exception.
+"""
+
+import difflib
+
+EXIT_CODES = {"usage": 2, "data": 3, "model": 4, "numerics": 5, "environment": 6}
+
+
+class Refusal(Exception):
+    """A mistake the user can mend. `kind` is a key of `EXIT_CODES`."""
+
+    def __init__(self, kind: str, what: str, where: str = "", why: str = "", fix: str = ""):
+        self.kind, self.what, self.where, self.why, self.fix = kind, what, where, why, fix
+        super().__init__(what)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.kind]
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.what}"]
+        lines += [f"{label + ':':<6} {text}" for label, text in (("where", self.where), ("why", self.why), ("fix", self.fix)) if text]
+        return "\n".join(lines)
+
+
+def nearest(word: str, known) -> str:
+    """`did you mean ...?` for a mistyped name, or the list of all names when none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

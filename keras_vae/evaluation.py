@@ -1,0 +1,120 @@
+"""What a model is worth: bounds on held-out data, what its latent units carry, and the reference lines to beat."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vae.noise import Seed
+
+BATCH = 500  # records per call
+ROWS = 4000  # rows (records x importance samples) that go through the decoder at once
+ACTIVE = 0.01  # a unit is active if Var_x(E[z|x]) is above this (Importance Weighted Autoencoders; Burda et al. 2015)
+
+
+class Evaluator:
+    """Evaluates one model on splits of one dataset, with compiled functions that are traced once.
+
+    Noise is addressed by the record's number, so a figure depends neither on the batch size nor on what was evaluated before.
+    """
+
+    def __init__(self, vae, dataset, jit: bool = True):
+        self.vae, self.dataset = vae, dataset
+        self._terms = tf.function(self._terms, jit_compile=jit, autograph=False)
+        self._log_weights = tf.function(self._log_weights, jit_compile=jit, autograph=False)
+
+    def elbo(self, split: str, limit: int | None = None) -> dict[str, float]:
+        """The unweighted bound at one posterior sample a record: {"elbo", "distortion", "rate"}, nats per example."""
+        terms = self._over(split, limit, BATCH, lambda x, row: self._terms(x, row)[:2])
+        distortion, rate = (float(np.mean(values, dtype=np.float64)) for values in terms)
+        return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
+
+    def log_likelihood(self, split: str, samples: int, limit: int | None = None, progress=None) -> np.ndarray:
+        """The importance-weighted bound with K = `samples`, [N], nats."""
+        at_once = math.gcd(samples, 100) if samples > 100 else samples
+        records = max(1, min(BATCH, ROWS // at_once))
+
+        def bound(x, row):
+            total = np.full(len(x), -np.inf)
+            for chunk in range(samples // at_once):
+                weights = self._log_weights(x, row, tf.constant(chunk), samples=at_once)
+                total = np.logaddexp(total, tf.reduce_logsumexp(weights, axis=1).numpy())
+            if progress:
+                progress(len(x))
+            return (total - math.log(samples),)
+
+        return self._over(split, limit, records, bound)[0]
+
+    def full(self, split: str, samples: int, limit: int | None = None, progress=None) -> dict:
+        """Every figure of the report for one split; nats per example unless the name says otherwise."""
+        modality = self.dataset.modality
+        _, _, loc, unit_rate, error = self._over(split, limit, BATCH, self._terms)
+        log_likelihood = self.log_likelihood(split, samples, limit, progress)
+        n, size = len(log_likelihood), math.prod(modality.shape)
+        activity = loc.reshape(n, -1).var(axis=0)
+        return {
+            **self.elbo(split, limit),
+            "log_likelihood": float(log_likelihood.mean()),
+            "log_likelihood_standard_error": float(log_likelihood.std() / math.sqrt(n)),
+            "log_likelihood_samples": samples,
+            "bits_per_dim": bits_per_dim(float(log_likelihood.mean()), size, self.vae.likelihood.continuous, modality.x_levels),
+            "active_units": int((activity > ACTIVE).sum()),
+            "units": activity.size,
+            "rate_per_unit": unit_rate.reshape(n, -1).mean(axis=0).tolist(),
+            "reconstruction_error": float(error.mean()),
+            "examples": n,
+        }
+
+    def references(self, split: str, limit: int | None = None) -> dict:
+        """What simple models reach on the same records: the per-pixel model under the same likelihood, PCA with as many components
+        as the model has units, and, for a Normal likelihood, probabilistic PCA (Tipping and Bishop 1999)."""
+        from sklearn.decomposition import PCA
+
+        held_out = self._all(split, limit)
+        train = self._all("train", 20000)
+        pixel = np.concatenate([self._per_pixel(held_out[start : start + BATCH]) for start in range(0, len(held_out), BATCH)])
+        result = {"per_pixel_log_likelihood": float(pixel.mean())}
+        units, (n, size) = math.prod(self.vae.posterior.event_shape), train.reshape(len(train), -1).shape
+        if units < min(n, size):
+            pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
+            flat = held_out.reshape(len(held_out), size)
+            result["pca_reconstruction_error"] = float(np.square(flat - pca.inverse_transform(pca.transform(flat))).mean())
+            if self.vae.likelihood.continuous and size <= 4096:  # the score inverts a size x size covariance
+                result["ppca_log_likelihood"] = float(pca.score(flat))
+        return result
+
+    def _terms(self, x, row):
+        """Distortion [B], rate [B], posterior mean [B, *Z], rate of each unit [B, *Z], squared error of the reconstruction [B]."""
+        inference = self.vae.infer({"x": x}, Seed.of(0).fold("evaluate").at(row))
+        latent = inference.latents[0]
+        error = tf.reduce_mean(tf.square(tf.reshape(self.vae.decode(latent.q.mean()) - x, (tf.shape(x)[0], -1))), axis=1)
+        return inference.distortion(x), inference.rate(), latent.q.mean(), latent.q.element_divergence(latent.p, latent.z), error
+
+    def _log_weights(self, x, row, chunk, samples):
+        return self.vae.log_weights({"x": x}, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))
+
+    def _per_pixel(self, x) -> np.ndarray:
+        return self.vae.likelihood.reference(len(x)).log_prob(x).numpy()
+
+    def _all(self, split, limit) -> np.ndarray:
+        records = len(getattr(self.dataset, split))
+        return self.dataset.encoded(split, 0, min(records, limit or records)).numpy()
+
+    def _over(self, split: str, limit: int | None, batch: int, function) -> list[np.ndarray]:
+        """`function(x, first row)` over a split in batches of one shape (the last is filled up, and the filling dropped)."""
+        records = len(getattr(self.dataset, split))
+        records = min(records, limit or records)
+        batch = min(batch, records)
+        parts = []
+        for start in range(0, records, batch):
+            x = self.dataset.encoded(split, start, min(start + batch, records))
+            real = len(x)
+            x = tf.concat([x, tf.repeat(x[-1:], batch - real, axis=0)], axis=0)
+            parts.append([np.asarray(values)[:real] for values in function(x, tf.constant(start, tf.int64))])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def bits_per_dim(log_likelihood: float, size: int, continuous: bool, levels: int) -> float:
+    """-log2 p(x) / D. A density is turned into the probability of a grey level by the width of the level, 1 / (levels - 1)."""
+    bits = -log_likelihood / size / math.log(2.0)
+    return bits + math.log2(levels - 1) if continuous else bits

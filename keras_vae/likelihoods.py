@@ -1,0 +1,146 @@
+"""Likelihoods: (features) -> p(x|z). Each owns the last projection, so a decoder never knows what kind of data it makes.
+
+Features on the data's own grid are projected position by position, flat features all at once. On top stands a bias for every element,
+which `adapt` sets to the data's mean before step 0: training starts from the per-pixel model instead of from noise.
+"""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import blocks, distributions
+
+
+class Likelihood(keras.layers.Layer):
+    """The contract: `call(features)` gives p(x|z) over x [B, *X], float32; a member writes `marginal` and `distribution`.
+
+    `event_shape`, the shape *X of one datum, is set before `build`.
+    """
+
+    event_shape: tuple = ()
+    continuous = False  # whether `log_prob` is a density (nats per unit of x) or a probability
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def build(self, features_shape):
+        if self.built:
+            return
+        on_grid = len(features_shape) > 2 and tuple(features_shape[1:-1]) == tuple(self.event_shape[:-1])
+        if len(features_shape) > 2 and not on_grid:
+            raise ValueError(f"features {tuple(features_shape)} do not lie on the grid of the data {self.event_shape}")
+        self.project = blocks.head(self.event_shape[-1] if on_grid else math.prod(self.event_shape), use_bias=False)
+        self.project.build(features_shape)
+        self.bias = self.add_weight(name="bias", shape=self.event_shape, initializer="zeros")
+        self.built = True
+
+    def call(self, features):
+        output = self.project(features)
+        return self.distribution(tf.reshape(output, (-1, *self.event_shape)) + self.bias)
+
+    def distribution(self, output):
+        """[B, *X] outputs, bias included, -> p(x|z)."""
+        raise NotImplementedError
+
+    def adapt(self, x) -> None:
+        """Set the bias so that features of zero give the per-pixel model of the sample x [N, *X] (a NumPy array)."""
+        raise NotImplementedError
+
+    def check(self, x) -> str:
+        """Why x [N, *X] cannot have come from this likelihood; empty if it can."""
+        return ""
+
+    def update(self, likelihood, x) -> None:
+        """Move state that follows the data, once a training step; not called when the step is skipped."""
+        return None
+
+    def reference(self, n: int):
+        """The per-pixel model: p(x) with features of zero, n rows."""
+        return self.distribution(tf.repeat(self.bias[None], n, axis=0))
+
+
+def _log_odds(mean: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)) with p kept off the ends by 1e-3 nats-worth of doubt: a pixel never seen lit may still be."""
+    p = np.clip(mean, 1e-4, 1.0 - 1e-4)
+    return np.log(p / (1.0 - p)).astype("float32")
+
+
+class Bernoulli(Likelihood):
+    """p(x|z) = Bernoulli(sigmoid(output)), for binary data."""
+
+    def distribution(self, output):
+        return distributions.Bernoulli(output)
+
+    def adapt(self, x):
+        self.bias.assign(_log_odds(x.mean(axis=0)))
+
+    def check(self, x):
+        return "" if np.isin(x, (0.0, 1.0)).all() else f"Bernoulli scores 0 and 1 only; the data has values in [{x.min():g}, {x.max():g}]"
+
+
+class Binomial(Likelihood):
+    """p(x|z) = Binomial(levels - 1, sigmoid(output)) / (levels - 1), for `levels` equally spaced grey levels in [0, 1]."""
+
+    def __init__(self, levels: int = 256, **kwargs):
+        super().__init__(**kwargs)
+        if levels < 2:
+            raise ValueError("levels must be at least 2")
+        self.levels = levels
+
+    def distribution(self, output):
+        return distributions.Binomial.of(self.levels - 1)(output)
+
+    def adapt(self, x):
+        self.bias.assign(_log_odds(x.mean(axis=0)))
+
+    def check(self, x):
+        steps = x * (self.levels - 1)
+        whole = np.abs(steps - np.round(steps)).max() < 1e-3 and x.min() >= 0.0 and x.max() <= 1.0
+        return "" if whole else f"Binomial(levels={self.levels}) scores multiples of 1/{self.levels - 1} in [0, 1] only"
+
+
+class Normal(Likelihood):
+    """p(x|z) = N(output, sigma^2), sigma a number, "learned" (one parameter) or "optimal" (the running root mean square error).
+
+    Sigma-VAE (Simple and Effective VAE Training with Calibrated Decoders; Rybkin et al. 2021): with the optimal sigma the rate and
+    the distortion are in balance without a weight. sigma never falls below `floor`.
+    """
+
+    continuous = True
+
+    def __init__(self, sigma: float | str = "optimal", floor: float = 1e-3, momentum: float = 0.9, **kwargs):
+        super().__init__(**kwargs)
+        if not (sigma in ("learned", "optimal") or (isinstance(sigma, (int, float)) and sigma > 0)):
+            raise ValueError(f'sigma must be a positive number, "learned" or "optimal", not {sigma!r}')
+        if floor <= 0 or not 0.0 <= momentum < 1.0:
+            raise ValueError("floor must be positive and momentum in [0, 1)")
+        self.sigma, self.floor, self.momentum = sigma, floor, momentum
+
+    def build(self, features_shape):
+        if self.built:
+            return
+        if isinstance(self.sigma, str):
+            learned = self.sigma == "learned"
+            self.log_sigma = self.add_weight(name="log_sigma", shape=(), initializer="zeros", trainable=learned)
+        super().build(features_shape)
+
+    def distribution(self, output):
+        log_sigma = self.log_sigma if isinstance(self.sigma, str) else math.log(self.sigma)
+        log_floor = math.log(self.floor)
+        # softplus keeps a gradient at the floor, where a maximum would have none.
+        bounded = log_floor + tf.nn.softplus(log_sigma - log_floor) if isinstance(self.sigma, str) else tf.constant(log_sigma)
+        return distributions.Normal(output, tf.zeros_like(output) + bounded)
+
+    def adapt(self, x):
+        mean = x.mean(axis=0)
+        self.bias.assign(mean)
+        if isinstance(self.sigma, str):
+            self.log_sigma.assign(0.5 * np.log(np.square(x - mean).mean() + self.floor**2))
+
+    def update(self, likelihood, x):
+        if self.sigma == "optimal":
+            error = tf.reduce_mean(tf.square(x - likelihood.loc))
+            variance = self.momentum * tf.exp(2.0 * self.log_sigma) + (1.0 - self.momentum) * error
+            self.log_sigma.assign(0.5 * tf.math.log(variance + self.floor**2))

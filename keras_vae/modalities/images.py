@@ -1,0 +1,58 @@
+"""Images: raw grey or colour levels H x W x C, whole numbers from 0 to levels - 1."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import noise
+
+
+@dataclass(frozen=True)
+class Images:
+    """x = raw / (levels - 1) in [0, 1]; with dynamic binarisation each pixel is a coin with that probability."""
+
+    shape: tuple
+    levels: int = 256
+    binarize: Literal["none", "dynamic"] = "none"
+
+    raw_dtype = "uint8"
+
+    def encode(self, raw, seed=None) -> tf.Tensor:
+        """raw [B, H, W, C] -> x, float32. Binarisation draws with `seed`; without one it takes the likelier value (serving)."""
+        if self.binarize == "none":
+            return tf.cast(raw, tf.float32) / (self.levels - 1)
+        if seed is None:
+            return tf.cast(2 * tf.cast(raw, tf.int32) >= self.levels, tf.float32)
+        return noise.bernoulli(seed, raw, self.levels - 1)
+
+    def decode(self, x) -> tf.Tensor:
+        """x in [0, 1] -> raw, the nearest level; the inverse of `encode` on what is not binarised."""
+        return tf.cast(tf.round(tf.clip_by_value(x, 0.0, 1.0) * (self.levels - 1)), tf.uint8)
+
+    @property
+    def x_levels(self) -> int:
+        """How many values an element of x can take."""
+        return 2 if self.binarize == "dynamic" else self.levels
+
+    def write(self, raw, columns: int | None = None) -> bytes:
+        """One PNG with all images [N, H, W, C] on a grid, row by row; small images are enlarged by whole factors."""
+        from PIL import Image
+
+        raw = np.asarray(raw)
+        n, height, width, channels = raw.shape
+        columns = columns or math.ceil(math.sqrt(n))
+        rows = -(-n // columns)
+        zoom, gap = max(1, 64 // max(height, width)), 2
+        sheet = np.full((rows * (height * zoom + gap) + gap, columns * (width * zoom + gap) + gap, 3), 255, np.uint8)
+        pixels = (raw.astype("float32") * (255.0 / (self.levels - 1))).round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
+        for number, picture in enumerate(pixels):
+            top = gap + number // columns * (height * zoom + gap)
+            left = gap + number % columns * (width * zoom + gap)
+            sheet[top : top + height * zoom, left : left + width * zoom] = picture[..., :3] if channels >= 3 else picture[..., :1]
+        buffer = io.BytesIO()
+        Image.fromarray(sheet).save(buffer, "PNG")
+        return buffer.getvalue()

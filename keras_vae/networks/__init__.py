@@ -1,0 +1,1 @@
+"""Encoders (x -> features) and decoders (z -> features)."""

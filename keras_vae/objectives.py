@@ -1,0 +1,51 @@
+"""Objectives: what training minimises, read off the record of the inference. Per example, in nats."""
+
+from dataclasses import dataclass
+
+from keras_vae import schedules
+from keras_vae.inference import Inference
+
+
+class Objective:
+    """The contract: `(batch, inference, step) -> {"loss", "elbo", "distortion", "rate", ...}`, each [B], in nats.
+
+    `elbo` = -(distortion + rate) is the unweighted bound log p(x) >= E log p(x|z) - KL(q(z|x) || p(z)), whatever the loss weighs.
+    `warm(step)` says whether the weights have reached their final values: patience counts only from then on.
+    """
+
+    terms = ("loss", "elbo", "distortion", "rate")
+
+    def __call__(self, batch: dict, inference: Inference, step) -> dict:
+        raise NotImplementedError
+
+    def warm(self, step: int) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class ELBO(Objective):
+    """loss = distortion + beta(step) * rate (Auto-Encoding Variational Bayes; Kingma and Welling 2013; beta-VAE; Higgins et al. 2017).
+
+    `beta` is the KL weight for sums over the event, in nats: 1 is the exact bound, whatever the data's shape. It rises from 0 over
+    the first `warmup` steps (`shape`: linear, cosine or sigmoid; `cycles` > 1 repeats the rise).
+    """
+
+    beta: float = 1.0
+    warmup: int = 0
+    shape: str = "linear"
+    cycles: int = 1
+
+    def __post_init__(self):
+        if self.beta < 0 or self.warmup < 0 or self.cycles < 1:
+            raise ValueError("beta and warmup must not be negative, and cycles at least 1")
+        if self.shape not in schedules.RISES:
+            raise ValueError(f"shape must be one of {', '.join(schedules.RISES)}, not {self.shape!r}")
+
+    def __call__(self, batch, inference, step):
+        distortion = inference.distortion(batch["x"], batch.get("mask"))
+        rate = inference.rate()
+        beta = self.beta * schedules.rise(step, self.warmup, self.shape, self.cycles)
+        return {"loss": distortion + beta * rate, "elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
+
+    def warm(self, step):
+        return step >= self.warmup

@@ -1,0 +1,36 @@
+"""Posteriors: (features [B, F]) -> q(z|x)."""
+
+import keras
+import tensorflow as tf
+
+from keras_vae import blocks, distributions
+
+
+class Posterior(keras.layers.Layer):
+    """The contract: `call(features)` gives the distribution q(z|x) over z [B, *Z], float32; `event_shape` is *Z."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+
+class Normal(Posterior):
+    """q(z|x) = N(m(x), diag s(x)^2), with |log s^2| below `limit` (Auto-Encoding Variational Bayes; Kingma and Welling 2013)."""
+
+    def __init__(self, size: int = 16, limit: float = 10.0, **kwargs):
+        super().__init__(**kwargs)
+        if size < 1 or limit <= 0:
+            raise ValueError("size must be at least 1 and limit positive")
+        self.size, self.limit = size, limit
+        self.head = blocks.head(2 * size)
+
+    @property
+    def event_shape(self):
+        return (self.size,)
+
+    def build(self, features_shape):
+        self.head.build(features_shape)
+        self.built = True
+
+    def call(self, features):
+        loc, log_variance = tf.split(self.head(features), 2, axis=-1)
+        return distributions.Normal(loc, 0.5 * blocks.soft_limit(log_variance, self.limit))

@@ -1,0 +1,39 @@
+"""Presets: named overrides, stackable from left to right (`python train.py mnist quick`)."""
+
+from keras_vae.config import Config, override
+from keras_vae.errors import Refusal, nearest
+
+PRESETS: dict[str, dict[str, object]] = {
+    "digits": {
+        "data.source": "digits",
+    },
+    "mnist": {
+        "data.source": "tfds:mnist",
+        "data.binarize": "dynamic",
+        "data.batch_size": 256,
+        "model.posterior": "Normal(size=50)",
+        "model.objective": "ELBO(warmup=2000)",
+        "optimizer.learning_rate": 2e-3,
+        "optimizer.warmup": 500,
+        "optimizer.ema": 0.999,
+        "evaluation.samples": 1000,
+    },
+    "fashion_mnist": {"data.source": "tfds:fashion_mnist"},
+    "binarized_mnist": {"data.source": "tfds:binarized_mnist"},
+    "omniglot": {"data.source": "tfds:omniglot"},
+    "cifar10": {"data.source": "tfds:cifar10"},
+    "svhn": {"data.source": "tfds:svhn_cropped"},
+    "celeb_a": {"data.source": "tfds:celeb_a"},
+    "quick": {"training.epochs": 2.0},
+}
+
+
+def stack(names) -> Config:
+    """The default config with the presets' overrides applied in order; it is named after them."""
+    config = Config()
+    for name in names:
+        if name not in PRESETS:
+            raise Refusal("usage", f"there is no preset called {name!r}: {nearest(name, PRESETS)}", fix="python train.py --list presets")
+        for path, value in PRESETS[name].items():
+            config = override(config, path, value)
+    return override(config, "name", "-".join(names) or "digits")

@@ -1,0 +1,117 @@
+"""What a person sees after a run: report.json (a documented interface), pictures, and the table. Renderers return bytes."""
+
+import io
+
+import numpy as np
+import tensorflow as tf
+
+REPORT_VERSION = 1
+
+
+def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
+    """reconstructions.png, samples.png and interpolations.png, each drawn with the same seeds every time."""
+    modality = dataset.modality
+    x = dataset.encoded("test", 0, test_examples).numpy()
+    pairs = np.stack([x, vae.reconstruct(x).numpy()], axis=1)
+    columns = 10
+    rows = [block.swapaxes(0, 1).reshape(-1, *x.shape[1:]) for block in np.split(pairs, range(columns, len(pairs), columns))]
+    return {
+        "reconstructions.png": modality.write(modality.decode(np.concatenate(rows)), columns),
+        "samples.png": modality.write(modality.decode(vae.sample(64))),
+        "interpolations.png": modality.write(modality.decode(interpolate(vae, x[:8], x[8:16])), 10),
+    }
+
+
+def interpolate(vae, first, second, steps: int = 10) -> np.ndarray:
+    """Decoded points on the lines from encode(first) to encode(second), [pairs * steps, *X]."""
+    ends = vae.encode(first), vae.encode(second)
+    weights = np.linspace(0.0, 1.0, steps, dtype="float32").reshape((1, steps) + (1,) * (len(ends[0].shape) - 1))
+    line = ends[0][:, None] * (1.0 - weights) + ends[1][:, None] * weights
+    return vae.decode(tf.reshape(line, (-1, *line.shape[2:]))).numpy()
+
+
+def curves(history: list[dict]) -> bytes:
+    """ELBO of training and validation, and the two terms of the latter, over the steps: one PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps = [line["step"] for line in history]
+    for split, style in (("train", {"color": "0.6"}), ("validation", {"color": "C0"})):
+        left.plot(steps, [line[split]["elbo"] for line in history], label=split, **style)
+    values = [line["validation"]["elbo"] for line in history]
+    left.set_ylim(bottom=min(values[len(values) // 20 :]) if len(values) > 20 else None)
+    left.set(xlabel="step", ylabel="ELBO, nats per example", title="ELBO")
+    for term, color in (("distortion", "C1"), ("rate", "C2")):
+        right.plot(steps, [line["validation"][term] for line in history], label=term, color=color)
+    right.set(xlabel="step", ylabel="nats per example", title="validation: distortion and rate", yscale="log")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    return buffer.getvalue()
+
+
+def rows(report: dict) -> list[tuple[str, str, str]]:
+    """The lines of the final table: (figure, value, remark)."""
+    test, reference = report["test"], report["references"]
+    table = [
+        ("ELBO", f"{test['elbo']:.2f} nats", f"= -(distortion {test['distortion']:.2f} + rate {test['rate']:.2f})"),
+        (
+            "log-likelihood",
+            f"{test['log_likelihood']:.2f} nats",
+            f"importance-weighted, K = {test['log_likelihood_samples']}, standard error {test['log_likelihood_standard_error']:.2f}",
+        ),
+        ("bits/dim", f"{test['bits_per_dim']:.4f}", ""),
+        ("active units", f"{test['active_units']} of {test['units']}", ""),
+        ("reconstruction error", f"{test['reconstruction_error']:.5f}", "mean squared error per element"),
+        (
+            "reference: per-pixel model",
+            f"{reference['per_pixel_log_likelihood']:.2f} nats",
+            "the same likelihood without a latent variable",
+        ),
+    ]
+    if "ppca_log_likelihood" in reference:
+        table.append(("reference: pPCA", f"{reference['ppca_log_likelihood']:.2f} nats", f"{test['units']} components"))
+    if "pca_reconstruction_error" in reference:
+        table.append(("reference: PCA error", f"{reference['pca_reconstruction_error']:.5f}", f"{test['units']} components"))
+    return table
+
+
+class Board:
+    """TensorBoard's event files of one run. They are an extra: the run's own record is metrics.jsonl."""
+
+    def __init__(self, folder):
+        self.writer = tf.summary.create_file_writer(str(folder))
+
+    def scalars(self, line: dict) -> None:
+        with self.writer.as_default(step=line["step"]):
+            for split in ("train", "validation"):
+                for name, value in line[split].items():
+                    tf.summary.scalar(f"{name}/{split}", value)
+            tf.summary.scalar("learning_rate", line["learning_rate"])
+
+    def pictures(self, vae, dataset, step: int) -> None:
+        """Reconstruction and sample grids, and a histogram of every weight."""
+        from PIL import Image
+
+        with self.writer.as_default(step=step):
+            for name, content in pictures(vae, dataset).items():
+                tf.summary.image(name.removesuffix(".png"), np.asarray(Image.open(io.BytesIO(content)))[None])
+            for weight in vae.trainable_weights:
+                tf.summary.histogram(weight.path, tf.convert_to_tensor(weight))
+        self.writer.flush()
+
+    def finish(self, vae, dataset, test: dict, step: int) -> None:
+        """The final figures, and the KL of each unit as a histogram and, sorted, as a curve."""
+        self.pictures(vae, dataset, step)
+        rates = sorted(test["rate_per_unit"], reverse=True)
+        with self.writer.as_default(step=step):
+            tf.summary.histogram("rate_per_unit", rates)
+            for name, value in test.items():
+                if isinstance(value, (int, float)):
+                    tf.summary.scalar(f"test/{name}", float(value))
+            for number, rate in enumerate(rates):
+                tf.summary.scalar("rate_per_unit_sorted", rate, step=number)
+        self.writer.close()

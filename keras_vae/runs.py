@@ -1,0 +1,144 @@
+"""A run on disk: what lies in saved_models/<name>/, and how a finished one is loaded."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from keras_vae import config as configuration
+from keras_vae import devices, storage
+from keras_vae.config import Config
+from keras_vae.errors import Refusal
+from keras_vae.modalities.images import Images
+from keras_vae.vae import VAE
+
+ROOT = Path("saved_models")
+KEPT = 2  # checkpoints kept beside each other
+
+# Options that may change when a run is continued: they touch neither the model nor the order of the data.
+FREE = ("training.epochs", "training.steps", "training.minutes", "training.patience", "evaluation.samples", "evaluation.limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, ready to use."""
+
+    folder: Path
+    config: Config
+    modality: Images
+    vae: VAE
+
+
+def folder_of(config: Config) -> Path:
+    """saved_models/<name>; `Refusal` (usage) for a name that is not a plain file name."""
+    if not re.fullmatch(r"[\w][\w .+=@-]{0,99}", config.name or ""):
+        raise Refusal(
+            "usage",
+            f"{config.name!r} cannot be the name of a run",
+            where="name",
+            fix="letters, digits, spaces and . _ - + = @, at most 100",
+        )
+    return ROOT / config.name
+
+
+def build(config: Config, modality: Images) -> VAE:
+    """The model of a resolved config, built."""
+    parts = dataclasses.asdict(config.model)
+    vae = VAE(**parts, seed=config.seed, dtype=devices.policy(config.devices.precision), name="vae")
+    try:
+        vae.build((None, *modality.shape))
+    except ValueError as error:
+        raise Refusal("usage", f"the parts of the model do not fit: {error}", where="model") from None
+    return vae
+
+
+def load(folder: str | Path) -> Run:
+    """A finished run from its folder (or from its name under saved_models/). `Refusal` (model) if it is not one."""
+    folder = Path(folder) if Path(folder).is_dir() else ROOT / folder
+    if not (folder / "model.keras").is_file():
+        why = "it has not finished" if (folder / "config.json").is_file() else "there is no such run"
+        known = ", ".join(sorted(path.parent.name for path in ROOT.glob("*/model.keras"))) or "none yet"
+        raise Refusal("model", f"{folder} is not a finished run: {why}", fix=f"finished runs: {known}")
+    config = configuration.read(folder / "config.json")
+    modality = read_modality(folder)
+    vae = build(config, modality)
+    try:
+        vae.load_weights(folder / "model.keras")
+    except (ValueError, OSError, KeyError) as error:
+        raise Refusal(
+            "model", "the weights do not fit the configuration", where=str(folder / "model.keras"), why=str(error)[:300]
+        ) from None
+    return Run(folder, config, modality, vae)
+
+
+def read_modality(folder: Path) -> Images:
+    try:
+        values = json.loads((folder / "modality.json").read_text())
+        return Images(**{**values, "shape": tuple(values["shape"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)) from None
+
+
+def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
+    """Decide what a folder means for this config: the report of a finished run, or None for a fresh start or one to continue. `Refusal`
+    (usage) if another configuration lives there."""
+    if folder.exists() and not folder.is_dir():
+        raise Refusal("usage", f"{folder} is a file", where="name", fix="--name ANOTHER")
+    if overwrite and folder.exists():
+        storage.remove(folder)
+    if not (folder / "modality.json").exists():
+        return None
+    if difference := changed(folder, config):
+        shown = "; ".join(f"{path} was {old!r}, now {new!r}" for path, (old, new) in list(difference.items())[:4])
+        raise Refusal("usage", f"{folder} holds another configuration", why=shown, fix="--name ANOTHER, or --overwrite to start again")
+    same = configuration.read(folder / "asked.json") == config or configuration.read(folder / "config.json") == config
+    if same and (folder / "report.json").exists():
+        return json.loads((folder / "report.json").read_text())
+    return None
+
+
+def begin(folder: Path, asked: Config, config: Config, modality: Images) -> None:
+    """Write what identifies the run; modality.json, the last, makes it one."""
+    storage.write(folder / "asked.json", configuration.to_json(asked))
+    storage.write(folder / "config.json", configuration.to_json(config))
+    storage.write_json(folder / "modality.json", dataclasses.asdict(modality))
+
+
+def changed(folder: Path, config: Config) -> dict[str, tuple]:
+    """Options in which the run on disk differs from `config`, other than the free ones: path -> (on disk, asked for). A value may be
+    given as it was asked for ("auto") or as it was resolved."""
+    asked, resolved = (configuration.flatten(configuration.read(folder / name)) for name in ("asked.json", "config.json"))
+    new = configuration.flatten(config)
+    return {path: (asked[path], value) for path, value in new.items() if value not in (asked[path], resolved[path]) and path not in FREE}
+
+
+def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict) -> None:
+    """Commit one checkpoint, then drop the oldest beyond `KEPT`."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise Refusal("numerics", f"{name} is not finite", where=f"step {step}", why="such a checkpoint is never written")
+    with storage.publish(folder / "checkpoints" / f"step_{step:08d}") as temporary:
+        with open(temporary / "arrays.npz", "wb") as file:
+            np.savez(file, **arrays)
+        storage.write_json(temporary / "state.json", state)
+    for old in _committed(folder)[:-KEPT]:
+        storage.remove(old)
+
+
+def load_checkpoint(folder: Path, log=print):
+    """(arrays, state) of the newest checkpoint that is whole, or None. A damaged one is set aside and said."""
+    for path in reversed(_committed(folder)):
+        try:
+            storage.verify(path)
+            with np.load(path / "arrays.npz", allow_pickle=False) as file:
+                return {key: file[key] for key in file.files}, json.loads((path / "state.json").read_text())
+        except (Refusal, OSError, ValueError, KeyError) as error:
+            log(f"warning: {path} is damaged and set aside ({error}); using the one before")
+            path.rename(path.with_name(path.name + ".corrupt"))
+    return None
+
+
+def _committed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("checkpoints/step_*") if path.suffix != ".corrupt")

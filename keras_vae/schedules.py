@@ -1,0 +1,110 @@
+"""How a number changes over the steps: learning-rate decays (factors of the base rate) and the rise of the KL weight.
+
+A decay is a frozen dataclass called with `progress` in [0, 1] (0 = end of the warm-up, 1 = end of the run) and `step`; it returns a
+factor. A rise is a function of progress in [0, 1] from 0 to 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+RISES = {
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: 0.5 - 0.5 * tf.cos(math.pi * progress),
+    "sigmoid": lambda progress: (tf.sigmoid(12.0 * progress - 6.0) - tf.sigmoid(-6.0)) / (tf.sigmoid(6.0) - tf.sigmoid(-6.0)),
+}
+
+
+def rise(step, length: int, shape: str, cycles: int = 1) -> tf.Tensor:
+    """0 -> 1 over `length` steps, then 1. With `cycles` > 1 the length holds that many periods, each rising in its first half and
+    staying at 1 in its second (Cyclical Annealing Schedule; Fu et al. 2019)."""
+    if not length:
+        return tf.ones(())
+    progress = tf.minimum(tf.cast(step, tf.float32) / length, 1.0)
+    if cycles > 1:
+        within = tf.math.floormod(progress * cycles, 1.0)
+        progress = tf.where(progress < 1.0, tf.minimum(2.0 * within, 1.0), 1.0)
+    return RISES[shape](progress)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """factor = 1."""
+
+    def __call__(self, progress, step):
+        return tf.ones_like(progress)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """factor = final + (1 - final) (1 + cos(pi progress)) / 2 (SGDR; Loshchilov and Hutter 2016)."""
+
+    final: float = 0.01
+
+    def __call__(self, progress, step):
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + tf.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """factor = final ** progress."""
+
+    final: float = 0.01
+
+    def __call__(self, progress, step):
+        return tf.pow(self.final, progress)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """factor = final + (1 - final) (1 - progress) ** power."""
+
+    power: float = 1.0
+    final: float = 0.0
+
+    def __call__(self, progress, step):
+        return self.final + (1.0 - self.final) * tf.pow(1.0 - progress, self.power)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """factor = factors[i] from progress boundaries[i] on, 1 before the first."""
+
+    boundaries: tuple = (0.5, 0.75)
+    factors: tuple = (0.1, 0.01)
+
+    def __post_init__(self):
+        if len(self.boundaries) != len(self.factors) or list(self.boundaries) != sorted(self.boundaries):
+            raise ValueError("Piecewise needs rising `boundaries` and as many `factors`")
+
+    def __call__(self, progress, step):
+        factor = tf.ones_like(progress)
+        for boundary, value in zip(self.boundaries, self.factors, strict=True):
+            factor = tf.where(progress >= boundary, value, factor)
+        return factor
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot:
+    """factor = sqrt(knee / max(step, knee)) (Attention Is All You Need; Vaswani et al. 2017)."""
+
+    knee: int = 1000
+
+    def __call__(self, progress, step):
+        return tf.sqrt(self.knee / tf.maximum(step, float(self.knee)))
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """factor *= `factor` each time the validation ELBO has not risen for `patience` evaluations, down to `final`.
+
+    The host watches the ELBO and keeps the product (see `training.Plateau` state); the step only multiplies by it.
+    """
+
+    factor: float = 0.3
+    patience: int = 3
+    final: float = 0.001
+
+    def __call__(self, progress, step):
+        return tf.ones_like(progress)

@@ -1,0 +1,241 @@
+"""Serving: a SavedModel that takes raw data and answers raw data, and refuses what it cannot answer.
+
+Every signature takes any number of rows from 0 (an empty answer) to `MAX_BATCH`; a wrong shape, a value that is not finite or not
+in the range of the data, and a batch that is too large are errors. The checks are ops of the graph, so they hold in every runtime
+that runs it; they need endpoints that are not compiled with XLA, which drops them.
+
+    encode(x) -> z             decode(z) -> x          reconstruct(x) -> x       sample(n, seed, temperature) -> x
+    encode_raw  decode_raw  reconstruct_raw  sample_raw  score_raw               the same on raw data
+    score(x, seed) -> score    negative ELBO of each example at one posterior sample, nats
+    reconstruct_noise(x, noise)  score_noise(x, noise)   the posterior's noise as an input, for runtimes without random numbers
+"""
+
+import io
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import storage
+from keras_vae.errors import Refusal
+from keras_vae.noise import Seed
+
+MAX_BATCH = 1024
+PROBE_BATCHES = (1, 3, 64)
+
+
+class Endpoints:
+    """The functions behind the signatures, for one model and its modality."""
+
+    def __init__(self, vae, modality):
+        self.vae, self.modality = vae, modality
+        self.x = tf.TensorSpec((None, *vae.event_shape), tf.float32, "x")
+        self.raw = tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "raw")
+        self.z = tf.TensorSpec((None, *vae.posterior.event_shape), tf.float32, "z")
+        self.noise = tf.TensorSpec(self.z.shape, tf.float32, "noise")
+        self.seed = tf.TensorSpec((), tf.int64, "seed")
+        self.draw = (tf.TensorSpec((), tf.int64, "n"), self.seed, tf.TensorSpec((), tf.float32, "temperature"))
+
+    def signatures(self) -> dict:
+        """name -> (function, input specs)."""
+        return {
+            "encode": (self.encode, (self.x,)),
+            "decode": (self.decode, (self.z,)),
+            "reconstruct": (self.reconstruct, (self.x,)),
+            "sample": (self.sample, self.draw),
+            "score": (self.score, (self.x, self.seed)),
+            "encode_raw": (self.encode_raw, (self.raw,)),
+            "decode_raw": (self.decode_raw, (self.z,)),
+            "reconstruct_raw": (self.reconstruct_raw, (self.raw,)),
+            "sample_raw": (self.sample_raw, self.draw),
+            "score_raw": (self.score_raw, (self.raw, self.seed)),
+            "reconstruct_noise": (self.reconstruct_noise, (self.x, self.noise)),
+            "score_noise": (self.score_noise, (self.x, self.noise)),
+        }
+
+    def encode(self, x):
+        return {"z": self.vae.encode(self._checked_x(x))}
+
+    def decode(self, z):
+        return {"x": self.vae.decode(_checked(z, self.z))}
+
+    def reconstruct(self, x):
+        return {"x": self.vae.reconstruct(self._checked_x(x))}
+
+    def sample(self, n, seed, temperature):
+        checks = [
+            tf.debugging.assert_non_negative(n, f"n must be between 0 and {MAX_BATCH}"),
+            tf.debugging.assert_less_equal(n, tf.constant(MAX_BATCH, tf.int64), f"n must be between 0 and {MAX_BATCH}"),
+            tf.debugging.Assert(
+                tf.math.is_finite(temperature) & (temperature > 0.0), ["temperature must be finite and above 0", temperature]
+            ),
+            tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed]),
+        ]
+        with tf.control_dependencies(_ops(checks)):
+            return {"x": self.vae.sample(tf.cast(tf.identity(n), tf.int32), seed, temperature)}
+
+    def score(self, x, seed):
+        check = tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed])
+        with tf.control_dependencies(_ops([check])):
+            seed = Seed.of(tf.identity(seed)).fold("score")
+        return self._score(self._checked_x(x, exact=True), seed)
+
+    def encode_raw(self, raw):
+        return self.encode(self._encoded(raw))
+
+    def decode_raw(self, z):
+        return {"raw": self.modality.decode(self.decode(z)["x"])}
+
+    def reconstruct_raw(self, raw):
+        return {"raw": self.modality.decode(self.reconstruct(self._encoded(raw))["x"])}
+
+    def sample_raw(self, n, seed, temperature):
+        return {"raw": self.modality.decode(self.sample(n, seed, temperature)["x"])}
+
+    def score_raw(self, raw, seed):
+        return self.score(self._encoded(raw), seed)
+
+    def reconstruct_noise(self, x, noise):
+        x, noise = self._with_noise(x, noise, exact=False)
+        posterior = self.vae.posterior(self.vae.encoder(x))
+        return {"x": self.vae.decode(posterior.from_noise(noise))}
+
+    def score_noise(self, x, noise):
+        x, noise = self._with_noise(x, noise, exact=True)
+        return self._score(x, Seed.of(0), noise)
+
+    def _score(self, x, seed, noise=None):
+        inference = self.vae.infer({"x": x}, seed, noise=noise)
+        return {"score": inference.distortion(x) + inference.rate()}
+
+    def _with_noise(self, x, noise, exact):
+        same = tf.debugging.assert_equal(tf.shape(x)[0], tf.shape(noise)[0], "x and noise must have as many rows")
+        with tf.control_dependencies(_ops([same])):
+            return self._checked_x(tf.identity(x), exact), _checked(tf.identity(noise), self.noise)
+
+    def _encoded(self, raw):
+        top = tf.cast(self.modality.levels - 1, raw.dtype)
+        within = tf.debugging.assert_less_equal(raw, top, f"raw values must be between 0 and {self.modality.levels - 1}")
+        with tf.control_dependencies(_ops([within])):
+            return self.modality.encode(_checked(tf.identity(raw), self.raw))
+
+    def _checked_x(self, x, exact: bool = False):
+        """x after the checks; `exact` also asks for values that the likelihood gives a probability to."""
+        x = _checked(x, self.x)
+        checks = [tf.debugging.Assert(tf.reduce_all((x >= 0.0) & (x <= 1.0)), ["x must be between 0 and 1"])]
+        if exact and not self.vae.likelihood.continuous:
+            steps = x * (self.modality.x_levels - 1)
+            whole = tf.reduce_all(tf.abs(steps - tf.round(steps)) < 1e-3)
+            checks.append(
+                tf.debugging.Assert(whole, [f"x must be a multiple of 1/{self.modality.x_levels - 1}: the likelihood scores these only"])
+            )
+        with tf.control_dependencies(_ops(checks)):
+            return tf.identity(x)
+
+
+def _checked(value, spec):
+    """The value, if it has the spec's shape, at most MAX_BATCH rows, and is finite."""
+    shape = tf.shape(value)
+    checks = [
+        tf.debugging.assert_equal(
+            shape[1:], spec.shape[1:].as_list(), f"{spec.name} must have the shape [batch, {spec.shape[1:].as_list()}]"
+        ),
+        tf.debugging.assert_less_equal(shape[0], MAX_BATCH, f"{spec.name} has too many rows: at most {MAX_BATCH} a call"),
+    ]
+    if value.dtype.is_floating:
+        checks.append(tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [f"{spec.name} must be finite"]))
+    with tf.control_dependencies(_ops(checks)):
+        return tf.ensure_shape(tf.identity(value), spec.shape)
+
+
+def _ops(checks) -> list:
+    """The checks that exist as ops (eager ones have raised already)."""
+    return [check for check in checks if check is not None]
+
+
+def write(vae, modality, folder: str | Path) -> None:
+    """The SavedModel with all signatures, without the optimizer and without any of our classes."""
+    archive = keras.export.ExportArchive()
+    archive.track(vae)
+    for name, (function, specs) in Endpoints(vae, modality).signatures().items():
+        archive.add_endpoint(name, function, input_signature=list(specs), jit_compile=False)
+    archive.write_out(str(folder), verbose=False)
+
+
+def export(vae, modality, folder: str | Path, examples: np.ndarray, tolerance: float = 1e-4) -> float:
+    """Write, load in a fresh process that cannot import keras_vae, compare every signature with the live model at several batch
+    sizes on raw `examples`, then publish by rename. Returns the largest relative difference; `Refusal` (numerics) if above
+    `tolerance`."""
+    calls = probe_calls(vae, modality, examples)
+    with storage.publish(folder) as temporary:
+        write(vae, modality, temporary)
+        answers = ask(temporary, calls)
+        worst, where = 0.0, ""
+        signatures = Endpoints(vae, modality).signatures()
+        for number, (name, inputs) in enumerate(calls):
+            (key, live), *_ = signatures[name][0](*(tf.constant(value) for value in inputs.values())).items()
+            served, live = answers[f"{number}/{key}"].astype("float64"), live.numpy().astype("float64")
+            # A level may round either way: raw answers are allowed one level.
+            slack = 1.0 if key == "raw" else tolerance * max(1.0, np.abs(live).max())
+            difference = np.abs(served - live).max() / slack * tolerance if served.shape == live.shape else np.inf
+            if not difference <= worst:
+                worst, where = difference, f"{name}, call {number}"
+        if not worst <= tolerance:
+            raise Refusal(
+                "numerics", f"the exported model differs from the live one by {worst:.2g}", where=where, why="nothing was published"
+            )
+    return worst
+
+
+def probe_calls(vae, modality, examples: np.ndarray) -> list[tuple[str, dict]]:
+    """One call of every signature at every probe batch size: (name, inputs)."""
+    generator = np.random.default_rng(0)
+    calls = []
+    for batch in PROBE_BATCHES:
+        raw = examples[np.arange(batch) % len(examples)]
+        x = modality.encode(raw).numpy()
+        noise = generator.standard_normal((batch, *vae.posterior.event_shape)).astype("float32")
+        seed = np.int64(7)
+        values = {"x": x, "raw": raw, "z": noise, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": np.float32(0.8)}
+        for name, (_, specs) in Endpoints(vae, modality).signatures().items():
+            calls.append((name, {spec.name: values[spec.name] for spec in specs}))
+    return calls
+
+
+PROBE = """
+import sys
+sys.modules["keras_vae"] = None  # an import of it is an error
+import numpy as np, tensorflow as tf
+folder, questions, answers = sys.argv[1:]
+model, found = tf.saved_model.load(folder), {}
+with np.load(questions) as file:
+    calls = {}
+    for key in file.files:
+        number, name, argument = key.split("/")
+        calls.setdefault((number, name), {})[argument] = tf.constant(file[key])
+for (number, name), inputs in calls.items():
+    for key, value in model.signatures[name](**inputs).items():
+        found[f"{number}/{key}"] = value.numpy()
+np.savez(answers, **found)
+"""
+
+
+def ask(folder: str | Path, calls: list[tuple[str, dict]]) -> dict[str, np.ndarray]:
+    """What the SavedModel answers to the calls in a fresh process without keras_vae: {"number/output": value}."""
+    with tempfile.TemporaryDirectory() as scratch:
+        questions, answers = Path(scratch, "questions.npz"), Path(scratch, "answers.npz")
+        arrays = {f"{number}/{name}/{argument}": value for number, (name, inputs) in enumerate(calls) for argument, value in inputs.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        questions.write_bytes(buffer.getvalue())
+        command = [sys.executable, "-c", PROBE, str(Path(folder).resolve()), str(questions), str(answers)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=scratch)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise Refusal("numerics", "the exported model does not run in a fresh process", where=str(folder), why=last[:300])
+        with np.load(answers, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}

@@ -1,0 +1,382 @@
+"""Training: the loop (`Trainer`) and the story of a run (`train`)."""
+
+import contextlib
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import components, data, devices, evaluation, report, runs, serving, storage
+from keras_vae.config import Config
+from keras_vae.errors import Refusal
+from keras_vae.noise import Seed
+
+CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
+CHECKPOINT_SECONDS = 60.0
+SKIPS_IN_A_ROW = 20
+REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
+
+
+@keras.saving.register_keras_serializable("keras_vae")
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """rate(step) = base * min(1, step / warmup) * decay(progress) * plateau, progress from 0 after the warm-up to 1 at `total`."""
+
+    def __init__(self, base: float, warmup: int, decay: str, total: int, plateau: float = 1.0):
+        self.base, self.warmup, self.total, self.decay = base, warmup, total, decay
+        self.factor = components.make("decay", decay)
+        self.plateau = tf.Variable(float(plateau), trainable=False, name="plateau")
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        progress = tf.clip_by_value((step - self.warmup) / max(1, self.total - self.warmup), 0.0, 1.0)
+        rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
+        return self.base * rise * self.factor(progress, step) * self.plateau
+
+    def get_config(self):
+        return {"base": self.base, "warmup": self.warmup, "decay": self.decay, "total": self.total, "plateau": float(self.plateau.numpy())}
+
+
+def make_optimizer(options, total: int) -> keras.optimizers.Optimizer:
+    """The Keras optimizer that `options` (config.Optimizer) describe, for a run of `total` steps."""
+    known = {
+        name for name, value in vars(keras.optimizers).items() if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+    }
+    known -= {"Optimizer", "LossScaleOptimizer"}
+    if options.algorithm not in known:
+        raise Refusal(
+            "usage", f"there is no optimizer {options.algorithm!r}", where="optimizer.algorithm", fix=f"known: {', '.join(sorted(known))}"
+        )
+    rate = Rate(options.learning_rate, options.warmup, options.decay, total)
+    averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
+    decay = {"weight_decay": options.weight_decay} if options.weight_decay else {}
+    optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging, **decay)
+    if options.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "log_sigma"])
+    return optimizer
+
+
+class Watch:
+    """The best validation ELBO so far, and the patience of early stopping and of the plateau decay. Plain numbers, saved with the run."""
+
+    def __init__(self, patience: int | None, plateau):
+        self.patience, self.plateau = patience, plateau
+        self.state = {"best": -math.inf, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
+
+    def see(self, elbo: float, step: int, warm: bool) -> bool:
+        """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
+        state, better = self.state, elbo > self.state["best"]
+        if better:
+            state.update(best=elbo, best_step=step, stalled=0, plateau_stalled=0)
+        elif warm:
+            state["stalled"] += 1
+            state["plateau_stalled"] += 1
+        if self.plateau and state["plateau_stalled"] >= self.plateau.patience:
+            state.update(plateau_stalled=0, factor=max(self.plateau.final, state["factor"] * self.plateau.factor))
+        return better
+
+    @property
+    def stop(self) -> bool:
+        return self.patience is not None and self.state["stalled"] >= self.patience
+
+
+class Trainer:
+    """The loop: many steps of `VAE.train_step` per call, on resident data, in an order and with noise that are pure functions of
+    (seed, step). So a run may be cut anywhere and continued."""
+
+    def __init__(self, vae, dataset: data.Dataset, config: Config, total: int):
+        self.vae, self.dataset, self.config, self.total = vae, dataset, config, total
+        self.batch_size = min(config.data.batch_size, len(dataset.train))
+        self.strategy = devices.strategy()
+        self.optimizer = make_optimizer(config.optimizer, total)
+        vae.compile(self.optimizer, clip_norm=config.optimizer.clip_norm)
+        self.optimizer.build(vae.trainable_variables)
+        self.records = tf.constant(dataset.train)
+        jit = config.devices.jit != "off"
+        self.step_function = tf.function(vae.train_step, jit_compile=jit, autograph=False)
+        signature = [tf.TensorSpec((None, self.batch_size), tf.int64)]
+        self.call = tf.function(self._steps, input_signature=signature, autograph=False)
+        self.steps_a_call, self.step = 1, 0
+        self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
+        decay = components.make("decay", config.optimizer.decay)
+        self.watch = Watch(config.training.patience, decay if hasattr(decay, "patience") else None)
+        self.best = [np.array(weight) for weight in vae.weights]
+        self.history: list[dict] = []
+        self.seconds = {"compile": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+
+    def _steps(self, indices):
+        """Train one step for each row of `indices` [k, B]; returns the means over the k steps."""
+
+        def body(number, _):
+            index = tf.ensure_shape(indices[number], (self.batch_size,))
+            seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations))
+            x = self.dataset.modality.encode(tf.gather(self.records, index), seed.fold("encode"))
+            return number + 1, self.strategy.run(self.step_function, ({"x": x, "index": index},))
+
+        none = dict.fromkeys((metric.name for metric in self.vae.metrics), tf.zeros(()))
+        return tf.while_loop(lambda number, _: number < tf.shape(indices)[0], body, (0, none), parallel_iterations=1)[1]
+
+    def advance(self, until: int) -> dict[str, float]:
+        """Train up to step `until` at most, for about `CALL_SECONDS`; the means of the metrics since the last reset."""
+        steps = min(self.steps_a_call, until - self.step)
+        first = self.step * self.batch_size
+        indices = data.order(self.config.seed, len(self.dataset.train), first, steps * self.batch_size)
+        started = time.perf_counter()
+        metrics = {name: float(value) for name, value in self.call(tf.constant(indices.reshape(steps, -1))).items()}
+        elapsed = time.perf_counter() - started
+        if self.seconds["compile"]:
+            self.seconds["step"] += elapsed
+            if steps == self.steps_a_call:
+                self.steps_a_call = max(1, min(2 * steps, int(CALL_SECONDS * steps / elapsed)))
+        else:
+            self.seconds["compile"], self.compile_steps = elapsed, steps
+        self.step += steps
+        self._check(metrics)
+        return metrics
+
+    def _check(self, metrics) -> None:
+        """Stop a run whose updates are all refused by the guard."""
+        in_a_row = int(self.vae.skipped_in_a_row.numpy())
+        if in_a_row >= SKIPS_IN_A_ROW or (metrics["skipped"] and self.config.stability.on_nonfinite == "abort"):
+            raise Refusal(
+                "numerics",
+                "the loss or its gradient is not finite",
+                where=f"step {self.step}, {in_a_row} updates in a row were skipped",
+                why="the learning rate is too high for this model, or the data is badly scaled",
+                fix=f"--optimizer.learning-rate {self.config.optimizer.learning_rate / 10:g}",
+            )
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Within the block the model has the running mean of its weights (if there is one)."""
+        if not self.config.optimizer.ema or not self.step:
+            yield
+            return
+        weights = self.vae.trainable_variables
+        raw = [np.array(weight) for weight in weights]
+        self.optimizer.finalize_variable_values(weights)
+        try:
+            yield
+        finally:
+            for weight, value in zip(weights, raw, strict=True):
+                weight.assign(value)
+
+    def validate(self, evaluator: evaluation.Evaluator, train: dict) -> dict:
+        """One validation of the averaged weights: keeps the best, counts patience, appends to the history."""
+        started = time.perf_counter()
+        with self.averaged():
+            figures = evaluator.elbo("validation")
+            warm = self.vae.objective.warm(self.step)
+            if self.watch.see(figures["elbo"], self.step, warm):
+                self.best = [np.array(weight) for weight in self.vae.weights]
+        self.optimizer._learning_rate.plateau.assign(self.watch.state["factor"])
+        self.seconds["evaluate"] += time.perf_counter() - started
+        line = {
+            "step": self.step,
+            "epoch": round(self.step * self.batch_size / len(self.dataset.train), 4),
+            "learning_rate": float(self.optimizer._learning_rate(self.step)),
+            "train": train,
+            "validation": figures,
+        }
+        self.history.append(line)
+        self.vae.reset_metrics()
+        return line
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything a checkpoint holds: weights, optimizer slots (with the averages), the best weights."""
+        groups = {"weight": self.vae.weights, "slot": self.optimizer.variables, "best": self.best}
+        return {f"{group}/{number}": np.array(value) for group, values in groups.items() for number, value in enumerate(values)}
+
+    def save(self, folder: Path) -> None:
+        started = time.perf_counter()
+        state = {"step": self.step, "watch": self.watch.state, "history": self.history}
+        runs.save_checkpoint(folder, self.step, self.arrays(), state)
+        self.seconds["checkpoint"] += time.perf_counter() - started
+
+    def restore(self, folder: Path, log) -> bool:
+        """Continue from the newest whole checkpoint, if there is one."""
+        found = runs.load_checkpoint(folder, log)
+        if found is None:
+            return False
+        arrays, state = found
+        for group, variables in (("weight", self.vae.weights), ("slot", self.optimizer.variables)):
+            for number, variable in enumerate(variables):
+                variable.assign(arrays[f"{group}/{number}"])
+        self.best = [arrays[f"best/{number}"] for number in range(len(self.best))]
+        self.step, self.history, self.watch.state = state["step"], state["history"], state["watch"]
+        self.first_step = self.step
+        self.optimizer._learning_rate.plateau.assign(self.watch.state["factor"])
+        return True
+
+    @property
+    def examples_per_second(self) -> float:
+        """Of this process, without the first call, which compiles."""
+        steps = self.step - self.first_step - self.compile_steps
+        return steps * self.batch_size / self.seconds["step"] if steps > 0 else 0.0
+
+    def use_best(self) -> None:
+        """Give the model the weights with the best validation ELBO."""
+        for weight, value in zip(self.vae.weights, self.best, strict=True):
+            weight.assign(value)
+
+
+def total_steps(config: Config, records: int) -> int:
+    """The steps of a run: the first reached of `steps` and `epochs`."""
+    per_epoch = records / min(config.data.batch_size, records)
+    limits = [config.training.steps, config.training.epochs and math.ceil(config.training.epochs * per_epoch)]
+    return min(limit for limit in limits if limit is not None)
+
+
+def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[str, str]]]:
+    """The config with every "auto" decided from the data, and each decision with its reason."""
+    modality, decisions = dataset.modality, []
+    elements, choices = math.prod(modality.shape), {}
+    if config.model.likelihood == "auto":
+        if modality.x_levels == 2:
+            choices["likelihood"] = "Bernoulli()", "the data is binary"
+        elif modality.x_levels <= 32:
+            choices["likelihood"] = f"Binomial(levels={modality.x_levels})", f"the data has {modality.x_levels} grey levels"
+        else:
+            choices["likelihood"] = "Normal(sigma='optimal')", f"the data has {modality.x_levels} levels, nearly continuous"
+    small = elements <= 1024
+    widths, side = [], max(modality.shape[:2])
+    while side > 4 and len(widths) < 6:
+        widths.append(min(256, 32 * 2 ** len(widths)))
+        side = -(-side // 2)
+    reason = f"{elements} elements are few" if small else f"{elements} elements are many"
+    for part, order in (("encoder", 1), ("decoder", -1)):
+        if getattr(config.model, part) == "auto":
+            network = "Dense(widths=(512, 512, 512), connections='residual', normalization='layer')"
+            choices[part] = (network if small else f"Conv(widths={tuple(widths[::order])}, normalization='group')"), reason
+    for part, (text, why) in choices.items():
+        decisions.append((part, f"{text}  ({why})"))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **{part: text}))
+    return config, decisions
+
+
+def train(config: Config, console, overwrite: bool = False) -> dict:
+    """The story of a run, from data to a verified SavedModel; returns the report."""
+    started = time.perf_counter()
+    folder = runs.folder_of(config)
+    finished = runs.claim(folder, config, overwrite)
+    if finished:
+        console.log(f"{folder} is finished; --overwrite starts again, --name NAME starts another")
+        console.done(folder, report.rows(finished), finished["seconds"]["total"])
+        return finished
+    asked, dataset = config, data.load(config.data, console.log)
+    config, decisions = resolve(config, dataset)
+    data_seconds = time.perf_counter() - started
+    vae = runs.build(config, dataset.modality)
+    vae.adapt(dataset.encoded("train", 0, 10000))
+    total = total_steps(config, len(dataset.train))
+    console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
+    runs.begin(folder, asked, config, dataset.modality)
+
+    trainer = Trainer(vae, dataset, config, total)
+    evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
+    if trainer.restore(folder, console.log):
+        console.log(f"continuing {folder} at step {trainer.step:,} of {total:,}")
+    board = report.Board(folder / "events")
+    fit(trainer, evaluator, folder, board, console)
+    trainer.use_best()
+
+    console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
+    began = time.perf_counter()
+    with console.progress("evaluating", min(len(dataset.test), config.evaluation.limit or sys.maxsize)) as advance:
+        test = evaluator.full("test", config.evaluation.samples, config.evaluation.limit, advance)
+    references = evaluator.references("test", config.evaluation.limit)
+    pictures = {**report.pictures(vae, dataset), "curves.png": report.curves(trainer.history)}
+    trainer.seconds["evaluate"] += time.perf_counter() - began
+    for name, content in pictures.items():
+        storage.write(folder / "pictures" / name, content)
+    board.finish(vae, dataset, test, trainer.step)
+
+    console.log("exporting and checking the SavedModel in a fresh process")
+    began = time.perf_counter()
+    with storage.replacing(folder / "model.keras") as temporary:
+        vae.save(temporary, include_optimizer=False)
+    difference = serving.export(vae, dataset.modality, folder / "serving" / "1", dataset.test[:64])
+    seconds = {"data": data_seconds, **trainer.seconds, "export": time.perf_counter() - began}
+    result = {
+        "report_version": report.REPORT_VERSION,
+        "name": config.name,
+        "test": test,
+        "references": references,
+        "train": {
+            "steps": trainer.step,
+            "best_step": trainer.watch.state["best_step"],
+            "validation_elbo": trainer.watch.state["best"],
+            "examples_per_second": trainer.examples_per_second,
+            "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
+        },
+        "serving": {"path": str(folder / "serving" / "1"), "largest_difference": difference},
+        "seconds": {**seconds, "total": time.perf_counter() - started},
+        "versions": devices.describe(),
+    }
+    storage.write_json(folder / "report.json", result)
+    console.done(folder, report.rows(result), result["seconds"]["total"])
+    return result
+
+
+def dry_run(config: Config, console) -> None:
+    """Everything a run would say before its first step, and what it would need."""
+    dataset = data.load(config.data, console.log)
+    config, decisions = resolve(config, dataset)
+    vae = runs.build(config, dataset.modality)
+    optimizer = make_optimizer(config.optimizer, total := total_steps(config, len(dataset.train)))
+    optimizer.build(vae.trainable_variables)
+    weights = sum(int(np.prod(weight.shape)) * 4 for weight in [*vae.weights, *optimizer.variables])
+    x = (None, *vae.event_shape)
+    shapes = f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.posterior.event_shape)}"
+    shapes += f" -> features {vae.decoder.compute_output_shape((None, *vae.posterior.event_shape))} -> p(x|z)"
+    resident = sum(split.nbytes for split in (dataset.train, dataset.validation, dataset.test))
+    needs = [
+        ("shapes", shapes),
+        ("memory", f"{resident / 2**20:,.1f} MiB data, {weights / 2**20:,.1f} MiB weights and optimizer"),
+        ("disk", f"{(runs.KEPT + 1) * 2 * weights / 2**20:,.1f} MiB checkpoints at most, in {runs.folder_of(config)}"),
+    ]
+    console.card([*dataset.card(), *decisions, *describe(vae, config, total), *needs])
+
+
+def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
+    """Train to the end of the run: call, validate, record, keep the best, stop early, checkpoint."""
+    options, per_epoch = trainer.config.training, len(trainer.dataset.train) / trainer.batch_size
+    every = max(1, round(options.evaluate_every * per_epoch))
+    began = saved = time.perf_counter()
+    with console.training(trainer.total, trainer.step) as show:
+        while trainer.step < trainer.total and not trainer.watch.stop:
+            if options.minutes is not None and time.perf_counter() - began > 60.0 * options.minutes:
+                break
+            boundary = min(trainer.total, (trainer.step // every + 1) * every)
+            metrics = trainer.advance(boundary)
+            show(trainer, metrics)
+            if trainer.step < boundary:
+                continue
+            line = trainer.validate(evaluator, metrics)
+            storage.append_line(folder / "metrics.jsonl", line)
+            board.scalars(line)
+            if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
+                board.pictures(trainer.vae, trainer.dataset, trainer.step)
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                trainer.save(folder)
+                saved = time.perf_counter()
+    trainer.save(folder)
+
+
+def describe(vae, config: Config, total: int) -> list[tuple[str, str]]:
+    """The model's lines of the card."""
+    parameters = sum(int(np.prod(weight.shape)) for weight in vae.trainable_weights)
+    return [
+        (
+            "model",
+            f"{parameters:,} parameters, latent {' x '.join(map(str, vae.posterior.event_shape))}, {components.describe(vae.objective)}",
+        ),
+        (
+            "training",
+            f"{total:,} steps of {config.data.batch_size}, {config.optimizer.algorithm} at {config.optimizer.learning_rate:g}, {config.optimizer.decay}",
+        ),
+    ]

@@ -1,0 +1,215 @@
+"""The variational autoencoder: four layers, a prior and a formula.
+
+log p(x)  >=  ELBO  =  E_q(z|x) [ log p(x|z) ]  -  KL( q(z|x) || p(z) )        nats, per example
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import components, stability
+from keras_vae.errors import Refusal
+from keras_vae.inference import Inference, Latent
+from keras_vae.noise import Seed
+
+
+@keras.saving.register_keras_serializable("keras_vae")
+class VAE(keras.Model):
+    """A VAE composed of layers, each given as the call that makes it ("Normal(size=32)") or as an object.
+
+    It is a `keras.Model`: `compile`, `fit`, `evaluate`, `predict` and `save` work on arrays x [N, *X]. `objective` is the loss; `seed`
+    addresses all noise: the same seed and the same batches give the same weights.
+    """
+
+    def __init__(
+        self,
+        encoder="Dense()",
+        posterior="Normal()",
+        prior="Standard()",
+        decoder="Dense()",
+        likelihood="Bernoulli()",
+        objective="ELBO()",
+        seed: int = 0,
+        import_foreign: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for kind, part in (("encoder", encoder), ("decoder", decoder)):
+            setattr(self, kind, components.make(kind, part, import_foreign, dtype=self.dtype_policy.name))
+        for kind, part in (("posterior", posterior), ("prior", prior), ("likelihood", likelihood), ("objective", objective)):
+            setattr(self, kind, components.make(kind, part, import_foreign))
+        self.seed = seed
+        self.clip_norm = 0.0
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.objective.terms}
+        self.skipped = keras.metrics.Sum(name="skipped")
+        self.skipped_in_a_row = self.add_weight(name="skipped_in_a_row", dtype="int32", initializer="zeros", trainable=False)
+
+    def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None) -> Inference:
+        """What the model says about a batch: every term of the bound, in order. With `samples` = K each row appears K times; `noise`
+        [B, *Z] replaces the posterior's own."""
+        features = self.encoder(batch.get("input", batch["x"]), training=training, seed=seed.fold("encoder"))
+        posterior = self.posterior(features).repeat(samples)  # q(z|x)
+        seed = seed.repeat(samples)
+        z = posterior.sample(seed.fold("z")) if noise is None else posterior.from_noise(noise)
+        prior = self.prior(z)  # p(z)
+        features = self.decoder(z, training=training, seed=seed.fold("decoder"))
+        likelihood = self.likelihood(features)  # p(x|z)
+        return Inference((Latent(posterior, z, prior),), likelihood)
+
+    def gradients(self, batch: dict, seed: Seed, step):
+        """d loss / d weights of one batch, with the loss [] and the terms [B] and the inference they came from."""
+        with tf.GradientTape() as tape:
+            inference = self.infer(batch, seed, training=True)
+            terms = self.objective(batch, inference, step)
+            loss = tf.reduce_mean(terms["loss"]) + sum(self.losses, 0.0)
+        weights = self.trainable_weights
+        return tape.gradient(loss, weights, unconnected_gradients="zero"), loss, terms, inference
+
+    def train_step(self, data) -> dict:
+        """One update: gradient, clip, guard, then apply everything or nothing. The only training step there is."""
+        batch, step = as_batch(data), tf.convert_to_tensor(self.optimizer.iterations)
+        moving = [weight for weight in self.non_trainable_weights if weight is not self.skipped_in_a_row]
+        before = [tf.identity(weight) for weight in moving]
+        gradients, loss, terms, inference = self.gradients(batch, Seed.of(self.seed, step), step)
+        gradients, norm = stability.clip(gradients, self.clip_norm)
+
+        def apply():
+            self.optimizer.apply(gradients, self.trainable_weights)
+            self.likelihood.update(inference.likelihood, batch["x"])
+            for name, tracker in self.trackers.items():
+                tracker.update_state(terms[name])
+            self.skipped_in_a_row.assign(0)
+
+        def skip():
+            for weight, value in zip(moving, before, strict=True):
+                weight.assign(value)
+            # The step counts all the same: else the same batch and noise would come again for ever.
+            self.optimizer.iterations.assign_add(1)
+            self.skipped.update_state(1.0)
+            self.skipped_in_a_row.assign_add(1)
+
+        tf.cond(stability.healthy(loss, norm), apply, skip)
+        return self.get_metrics_result()
+
+    def test_step(self, data) -> dict:
+        batch = as_batch(data)
+        inference = self.infer(batch, Seed.of(self.seed).fold("test"))
+        for name, values in self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations)).items():
+            self.trackers[name].update_state(values)
+        return self.get_metrics_result()
+
+    def call(self, inputs, training=None, seed=None) -> Inference:
+        seed = Seed.of(self.seed).fold("call") if seed is None else seed
+        return self.infer(as_batch(inputs), seed, training=bool(training))
+
+    def encode(self, x) -> tf.Tensor:
+        """The posterior mean, z [B, *Z]."""
+        return self.posterior(self.encoder(x)).mean()
+
+    def decode(self, z) -> tf.Tensor:
+        """The mean of p(x|z), x [B, *X]."""
+        return self.likelihood(self.decoder(z)).mean()
+
+    def reconstruct(self, x) -> tf.Tensor:
+        """decode(encode(x)), [B, *X]."""
+        return self.decode(self.encode(x))
+
+    def sample(self, n, seed: int = 0, temperature=1.0) -> tf.Tensor:
+        """n means of p(x|z) with z ~ p(z) spread by `temperature`, [n, *X]. The first of n samples do not depend on n."""
+        return self.decode(self.prior.sample(n, Seed.of(seed).fold("sample"), temperature))
+
+    def log_weights(self, batch: dict, samples: int, seed: Seed) -> tf.Tensor:
+        """log p(x, z) - log q(z|x) at K = `samples` draws z ~ q(z|x), [B, K], nats."""
+        inference = self.infer(batch, seed, samples=samples)
+        observed = tf.repeat(batch["mask"], samples, axis=0) if "mask" in batch else None
+        weights = inference.log_importance_weight(tf.repeat(batch["x"], samples, axis=0), observed)
+        return tf.reshape(weights, (-1, samples))
+
+    def log_likelihood(self, x, samples: int = 100, seed: int = 0) -> tf.Tensor:
+        """The importance-weighted bound log 1/K sum p(x, z_k) / q(z_k|x) <= log p(x), [B], nats, K = `samples`; K = 1 is the ELBO
+        (Importance Weighted Autoencoders; Burda et al. 2015)."""
+        weights = self.log_weights(as_batch(x), samples, Seed.of(seed).fold("log_likelihood"))
+        return tf.reduce_logsumexp(weights, axis=1) - tf.math.log(float(samples))
+
+    def adapt(self, x) -> None:
+        """Build for data like the sample x [N, *X] and start the output at its mean. Refuses data the likelihood cannot score."""
+        x = np.asarray(x, "float32")
+        self.build(x.shape)
+        if not np.isfinite(x).all():
+            row = int(np.argwhere(~np.isfinite(x))[0][0])
+            raise Refusal("data", "the data has values that are not finite", where=f"row {row}", fix="remove or replace them")
+        if why := self.likelihood.check(x):
+            raise Refusal("data", "the likelihood does not fit the data", why=why, fix="python train.py --list likelihood")
+        self.likelihood.adapt(x)
+
+    def build(self, inputs_shape):
+        if self.built:
+            return
+        shapes = inputs_shape if isinstance(inputs_shape, dict) else {"x": inputs_shape}
+        event_shape = tuple(shapes["x"][1:])
+        self.decoder.event_shape = self.likelihood.event_shape = event_shape
+        self.prior.event_shape = self.posterior.event_shape
+        input_shape, z_shape = (None, *shapes.get("input", shapes["x"])[1:]), (None, *self.posterior.event_shape)
+        self.encoder.build(input_shape)
+        self.posterior.build(self.encoder.compute_output_shape(input_shape))
+        self.prior.build(z_shape)
+        self.decoder.build(z_shape)
+        self.likelihood.build(self.decoder.compute_output_shape(z_shape))
+        self.event_shape, self.encoder_shape = event_shape, input_shape
+        self.built = True
+
+    def compile(self, optimizer="adam", clip_norm: float = 0.0, **kwargs):
+        """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never)."""
+        if kwargs.get("loss") is not None:
+            raise ValueError("the objective is the loss: give it to VAE(objective=...)")
+        if any(getattr(optimizer, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue")):
+            raise ValueError("clip with compile(clip_norm=...): the optimizer's own clipping works per replica")
+        self.clip_norm = float(clip_norm)
+        super().compile(optimizer=optimizer, **{"jit_compile": False, **kwargs})
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`; a model that was never built is first adapted to x (its first batch, if x is a dataset)."""
+        if not self.built and x is not None:
+            first = x if isinstance(x, (np.ndarray, dict)) else next(iter(x)) if isinstance(x, tf.data.Dataset) else None
+            if first is not None:
+                self.adapt(as_batch(first)["x"])
+        return super().fit(x, *args, **kwargs)
+
+    @property
+    def metrics(self):
+        return [*self.trackers.values(), self.skipped]
+
+    def get_config(self):
+        parts = {kind: components.describe(getattr(self, kind)) for kind in PARTS}
+        return {**parts, "seed": self.seed, "name": self.name, "dtype": self.dtype_policy.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config, import_foreign=False)
+
+    def get_build_config(self):
+        return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape}}
+
+    def build_from_config(self, config):
+        self.build(config["shapes"])
+
+    def get_compile_config(self):
+        return {**super().get_compile_config(), "clip_norm": self.clip_norm}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+
+PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "objective")
+
+
+def as_batch(data) -> dict:
+    """What Keras hands a step (x, (x,), (x, label) or a dict with "x") as a batch dict; x becomes float32."""
+    if isinstance(data, (tuple, list)):
+        batch = dict(data[0]) if isinstance(data[0], dict) else {"x": data[0]}
+        if len(data) > 1 and data[1] is not None:
+            batch["label"] = data[1]
+    else:
+        batch = dict(data) if isinstance(data, dict) else {"x": data}
+    return {key: tf.cast(value, tf.float32) if key in ("x", "input", "mask") else value for key, value in batch.items()}

@@ -1,0 +1,20 @@
+"""python train.py [PRESET ...] [options]: train, check, draw and export a variational autoencoder."""
+
+from keras_vae import command
+
+
+def program(arguments):
+    chosen = command.parse(arguments)
+    if command.show(chosen):
+        return
+    from keras_vae.console import Console
+    from keras_vae.training import dry_run, train
+
+    if chosen.dry_run:
+        dry_run(command.plain(chosen), Console())
+    else:
+        train(command.plain(chosen), Console(), overwrite=chosen.overwrite)
+
+
+if __name__ == "__main__":
+    command.main(program)
