@@ -370,13 +370,9 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
 def describe(vae, config: Config, total: int) -> list[tuple[str, str]]:
     """The model's lines of the card."""
     parameters = sum(int(np.prod(weight.shape)) for weight in vae.trainable_weights)
+    shape = " x ".join(map(str, vae.posterior.event_shape))
+    options = config.optimizer
     return [
-        (
-            "model",
-            f"{parameters:,} parameters, latent {' x '.join(map(str, vae.posterior.event_shape))}, {components.describe(vae.objective)}",
-        ),
-        (
-            "training",
-            f"{total:,} steps of {config.data.batch_size}, {config.optimizer.algorithm} at {config.optimizer.learning_rate:g}, {config.optimizer.decay}",
-        ),
+        ("model", f"{parameters:,} parameters, latent {shape}, {components.describe(vae.objective)}"),
+        ("training", f"{total:,} steps of {config.data.batch_size}, {options.algorithm} at {options.learning_rate:g}, {options.decay}"),
     ]
