@@ -4,6 +4,7 @@ import argparse
 import ast
 import os
 import sys
+import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,9 +24,7 @@ class Command(Config):
 
     config: Path | None = None  # start from this JSON file (a run's config.json, or what --print-config printed)
     set: tuple[str, ...] = ()  # PATH=VALUE, repeatable: also inside a component, as in model.posterior.size=64
-    list: str | None = (
-        None  # show the members of a room (presets, encoder, decoder, posterior, prior, likelihood, objective, decay) and leave
-    )
+    list: str | None = None  # show the members of a room (presets, encoder, posterior, prior, ...) and leave
     print_config: bool = False  # print the resolved options as JSON and leave
     dry_run: bool = False  # show data card, shapes, parameters, memory and steps, and leave
     overwrite: bool = False  # delete a run of the same name first
@@ -83,7 +82,7 @@ def listing(kind: str) -> str:
 
 def main(program, arguments: list[str] | None = None) -> None:
     """Run `program(arguments)` and leave with its exit code: a refusal is printed in a few lines, without a traceback."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         program(arguments)
@@ -95,6 +94,24 @@ def main(program, arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"interrupted; continue with the same command: python {' '.join(sys.argv)}", file=sys.stderr)
         sys.exit(130)
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow without its greetings: some of its C++ parts write to the terminal before any log level is read."""
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            said.seek(0)
+            os.write(terminal, said.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _until_flag(arguments):

@@ -141,7 +141,8 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 def _options(node: ast.ClassDef, classes: dict) -> list[tuple[str, str]]:
     """The constructor's options with their defaults; inherited ones where the class has no constructor of its own."""
-    fields = [(item.target.id, ast.unparse(item.value)) for item in node.body if isinstance(item, ast.AnnAssign) and item.value]
+    dataclass = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+    fields = [(item.target.id, ast.unparse(item.value)) for item in node.body if isinstance(item, ast.AnnAssign) and dataclass]
     constructor = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
     inherited = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
     parent = next((classes[name] for name in inherited if name in classes), None)

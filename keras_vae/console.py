@@ -67,14 +67,18 @@ class Console:
 
             yield show
 
-    def done(self, folder, rows, seconds: float) -> None:
-        """The table, where things are, and what to type next."""
-        table = Table(title=f"{folder.name}: test split")
+    def table(self, title: str, rows) -> None:
+        """(figure, value, remark) lines."""
+        table = Table(title=title)
         for heading in ("figure", "value", "remark"):
             table.add_column(heading, justify="right" if heading == "value" else "left")
         for row in rows:
             table.add_row(*row)
         self.rich.print(table, soft_wrap=False)
+
+    def done(self, folder, rows, seconds: float) -> None:
+        """The table, where things are, and what to type next."""
+        self.table(f"{folder.name}: test split", rows)
         run = shlex.quote(str(folder))
         self.log(f"{seconds:.0f} seconds. Pictures: {folder}/pictures/  SavedModel: {folder}/serving/1  Figures: {folder}/report.json")
         self.log("Next:")

@@ -12,14 +12,17 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
     """reconstructions.png, samples.png and interpolations.png, each drawn with the same seeds every time."""
     modality = dataset.modality
     x = dataset.encoded("test", 0, test_examples).numpy()
-    pairs = np.stack([x, vae.reconstruct(x).numpy()], axis=1)
-    columns = 10
-    rows = [block.swapaxes(0, 1).reshape(-1, *x.shape[1:]) for block in np.split(pairs, range(columns, len(pairs), columns))]
     return {
-        "reconstructions.png": modality.write(modality.decode(np.concatenate(rows)), columns),
+        "reconstructions.png": modality.write(modality.decode(pairs(x, vae.reconstruct(x).numpy())), min(10, len(x))),
         "samples.png": modality.write(modality.decode(vae.sample(64))),
         "interpolations.png": modality.write(modality.decode(interpolate(vae, x[:8], x[8:16])), 10),
     }
+
+
+def pairs(x, reconstructed, columns: int = 10) -> np.ndarray:
+    """Rows of originals, each above the row of their reconstructions, in the order a grid of `columns` shows them."""
+    blocks = [both[start : start + columns] for start in range(0, len(x), columns) for both in (x, reconstructed)]
+    return np.concatenate(blocks)
 
 
 def interpolate(vae, first, second, steps: int = 10) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import noise
+from keras_vae.errors import Refusal
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class Images:
     def decode(self, x) -> tf.Tensor:
         """x in [0, 1] -> raw, the nearest level; the inverse of `encode` on what is not binarised."""
         return tf.cast(tf.round(tf.clip_by_value(x, 0.0, 1.0) * (self.levels - 1)), tf.uint8)
+
+    def check(self, raw, where: str) -> np.ndarray:
+        """Raw records from outside, as an array of the right type; `Refusal` (data) says what is wrong with them."""
+        raw = np.asarray(raw)
+        if raw.shape[1:] != self.shape and raw.shape[1:] + (1,) == self.shape:
+            raw = raw[..., None]
+        if raw.shape[1:] != self.shape or not len(raw):
+            raise Refusal(
+                "data", f"the records have the shape {list(raw.shape)}", where, f"the model takes [N, {', '.join(map(str, self.shape))}]"
+            )
+        whole = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.round(raw)).all())
+        if not whole or raw.min() < 0 or raw.max() >= self.levels:
+            least_most = f"{raw.dtype} from {raw.min()} to {raw.max()}" if raw.dtype.kind in "iuf" else str(raw.dtype)
+            raise Refusal("data", f"the records are {least_most}", where, f"the model takes whole grey levels from 0 to {self.levels - 1}")
+        return raw.astype(self.raw_dtype)
 
     @property
     def x_levels(self) -> int:

@@ -1,0 +1,234 @@
+"""python -m keras_vae VERB RUN [options]: the verbs on a finished run. RUN is its folder, or its name under saved_models/."""
+
+import io
+from pathlib import Path
+from typing import Literal
+
+from keras_vae import command, storage
+from keras_vae.errors import Refusal
+
+BATCH = 500
+Split = Literal["train", "validation", "test"]
+
+
+def sample(run: str, /, count: int = 64, seed: int = 0, temperature: float = 1.0, output: Path | None = None) -> None:
+    """Draw from the prior and decode: samples.png and samples.npy (raw data).
+
+    Args:
+        run: folder or name of a finished run.
+        count: how many.
+        seed: the same seed gives the same samples, whatever the count.
+        temperature: spread of the latent draws; 1 is the prior.
+        output: folder to write to; default: RUN/outputs.
+    """
+    _at_least(1, count=count)
+    if not 0.0 < temperature < float("inf"):
+        raise Refusal("usage", f"--temperature {temperature} must be finite and above 0")
+    loaded = _load(run)
+    raw = loaded.modality.decode(loaded.vae.sample(count, _seed(seed), temperature)).numpy()
+    _write(loaded, output, "samples", raw, picture=raw)
+
+
+def reconstruct(
+    run: str,
+    /,
+    input: Path | None = None,
+    split: Split = "test",
+    count: int = 40,
+    output: Path | None = None,
+) -> None:
+    """Encode and decode records: reconstructions.png (each row above its reconstructions) and reconstructions.npy (raw data).
+
+    Args:
+        run: folder or name of a finished run.
+        input: .npy or .npz file of raw records; default: records of the run's own data.
+        split: which records of the run's own data.
+        count: how many at most.
+        output: folder to write to; default: RUN/outputs.
+    """
+    loaded = _load(run)
+    from keras_vae import report
+
+    raw = _records(loaded, input, split, count)
+    answer = loaded.modality.decode(_batched(loaded.vae.reconstruct, loaded.modality.encode(raw))).numpy()
+    picture = report.pairs(loaded.modality.decode(loaded.modality.encode(raw[:40])).numpy(), answer[:40])
+    _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(raw)))
+
+
+def encode(
+    run: str,
+    /,
+    input: Path | None = None,
+    split: Split = "test",
+    count: int | None = None,
+    output: Path | None = None,
+) -> None:
+    """Write the posterior mean of each record: codes.npy, float32 [N, latent].
+
+    Args:
+        run: folder or name of a finished run.
+        input: .npy or .npz file of raw records; default: records of the run's own data.
+        split: which records of the run's own data.
+        count: how many at most.
+        output: folder to write to; default: RUN/outputs.
+    """
+    loaded = _load(run)
+    raw = _records(loaded, input, split, count)
+    _write(loaded, output, "codes", _batched(loaded.vae.encode, loaded.modality.encode(raw)))
+
+
+def score(
+    run: str,
+    /,
+    input: Path | None = None,
+    split: Split = "test",
+    count: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Write how surprising each record is: scores.npy, float32 [N], -log p(x) bounded from above, nats.
+
+    Args:
+        run: folder or name of a finished run.
+        input: .npy or .npz file of raw records; default: records of the run's own data.
+        split: which records of the run's own data.
+        count: how many at most.
+        samples: K of the importance-weighted bound; 1 is the negative ELBO.
+        seed: of the posterior's noise.
+        output: folder to write to; default: RUN/outputs.
+    """
+    _at_least(1, samples=samples)
+    loaded = _load(run)
+    raw = _records(loaded, input, split, count)
+    batch = max(1, 4000 // samples)
+    bound = _batched(lambda x: loaded.vae.log_likelihood(x, samples, _seed(seed)), loaded.modality.encode(raw), batch)
+    print(f"mean {-bound.mean():.3f} nats over {len(bound)} records, K = {samples}")
+    _write(loaded, output, "scores", -bound)
+
+
+def interpolate(run: str, /, pairs: int = 8, steps: int = 10, output: Path | None = None) -> None:
+    """Decode points on lines between the codes of test records: interpolations.png and interpolations.npy (raw data).
+
+    Args:
+        run: folder or name of a finished run.
+        pairs: how many lines.
+        steps: points on each, the ends included.
+        output: folder to write to; default: RUN/outputs.
+    """
+    _at_least(1, pairs=pairs)
+    _at_least(2, steps=steps)
+    loaded = _load(run)
+    from keras_vae import report
+
+    x = loaded.modality.encode(_records(loaded, None, "test", 2 * pairs))
+    pairs = len(x) // 2
+    raw = loaded.modality.decode(report.interpolate(loaded.vae, x[:pairs], x[pairs : 2 * pairs], steps)).numpy()
+    _write(loaded, output, "interpolations", raw, raw, columns=steps)
+
+
+def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples: int | None = None, limit: int | None = None) -> None:
+    """Compute the figures of the report again.
+
+    Args:
+        run: folder or name of a finished run.
+        split: on which records.
+        samples: K of the importance-weighted log-likelihood; default: the run's own.
+        limit: use only so many records.
+    """
+    loaded = _load(run)
+    from keras_vae import data, evaluation, report
+    from keras_vae.console import Console
+
+    console = Console()
+    samples = loaded.config.evaluation.samples if samples is None else samples
+    _at_least(1, samples=samples, limit=1 if limit is None else limit)
+    dataset = data.load(loaded.config.data, console.log)
+    evaluator = evaluation.Evaluator(loaded.vae, dataset)
+    total = min(len(getattr(dataset, split)), limit or len(getattr(dataset, split)))
+    with console.progress("evaluating", total) as advance:
+        figures = evaluator.full(split, samples, limit, advance)
+    console.table(f"{loaded.folder.name}: {split} split", report.rows({"test": figures, "references": evaluator.references(split, limit)}))
+
+
+def export(run: str, /, output: Path | None = None) -> None:
+    """Write the SavedModel again, check it in a fresh process, and publish it as the next version.
+
+    Args:
+        run: folder or name of a finished run.
+        output: folder to publish as; default: RUN/serving/<next number>.
+    """
+    loaded = _load(run)
+    from keras_vae import serving
+
+    if output is None:
+        versions = [int(path.name) for path in (loaded.folder / "serving").glob("*") if path.name.isdigit()]
+        output = loaded.folder / "serving" / str(max(versions, default=0) + 1)
+    elif output.exists():
+        raise Refusal("usage", f"{output} exists", where="--output", fix="name a new folder")
+    examples = loaded.modality.decode(loaded.vae.sample(64)).numpy()
+    difference = serving.export(loaded.vae, loaded.modality, output, examples)
+    print(f"{output}: checked in a fresh process, largest relative difference {difference:.1e}")
+
+
+def _load(run: str):
+    command.load_tensorflow()
+    from keras_vae import runs
+
+    return runs.load(run)
+
+
+def _at_least(least: int, **options) -> None:
+    for name, value in options.items():
+        if value < least:
+            raise Refusal("usage", f"--{name} {value} must be at least {least}")
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed < 2**31:
+        raise Refusal("usage", f"--seed {seed} must be between 0 and 2**31 - 1")
+    return seed
+
+
+def _records(loaded, path: Path | None, split: str, count: int | None):
+    """Raw records: of a file, or of the run's own data. `Refusal` (data) if they are not what the model was trained on."""
+    from keras_vae import data
+
+    if count is not None:
+        _at_least(1, count=count)
+    if path is None:
+        return getattr(data.load(loaded.config.data), split)[:count]
+    return loaded.modality.check(data.read_array(path), str(path))[:count]
+
+
+def _batched(function, x, batch: int = BATCH):
+    import numpy as np
+
+    return np.concatenate([function(x[start : start + batch]).numpy() for start in range(0, len(x), batch)])
+
+
+def _write(loaded, output: Path | None, name: str, array, picture=None, columns: int | None = None) -> None:
+    """NAME.npy, and NAME.png where there is a picture."""
+    import numpy as np
+
+    folder = loaded.folder / "outputs" if output is None else output
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    storage.write(folder / f"{name}.npy", buffer.getvalue())
+    print(f"{folder / name}.npy  {array.dtype} {list(array.shape)}")
+    if picture is not None:
+        storage.write(folder / f"{name}.png", loaded.modality.write(picture, columns))
+        print(f"{folder / name}.png")
+
+
+VERBS = {verb.__name__: verb for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export)}
+
+
+def program(arguments) -> None:
+    import tyro
+
+    tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="python -m keras_vae", description=__doc__)
+
+
+if __name__ == "__main__":
+    command.main(program)
