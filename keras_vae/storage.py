@@ -42,10 +42,15 @@ def write_json(path: str | Path, value) -> None:
     write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def lines(values: list[dict]) -> str:
+    """JSON objects, a line each."""
+    return "".join(json.dumps(value) + "\n" for value in values)
+
+
 def append_line(path: str | Path, value: dict) -> None:
     """Append one JSON object as a line; a reader ignores a last line that was cut short."""
-    with _space(path), open(path, "ab") as file:
-        file.write(json.dumps(value).encode() + b"\n")
+    with _space(path), open(path, "a") as file:
+        file.write(lines([value]))
 
 
 @contextlib.contextmanager

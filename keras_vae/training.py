@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, report, runs, serving, storage
+from keras_vae import components, data, devices, evaluation, report, runs, schedules, serving, storage
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -41,8 +41,8 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return {"base": self.base, "warmup": self.warmup, "decay": self.decay, "total": self.total, "plateau": float(self.plateau.numpy())}
 
 
-def make_optimizer(options, total: int) -> keras.optimizers.Optimizer:
-    """The Keras optimizer that `options` (config.Optimizer) describe, for a run of `total` steps."""
+def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
+    """The Keras optimizer that `options` (config.Optimizer) describe."""
     known = {
         name for name, value in vars(keras.optimizers).items() if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
     }
@@ -51,7 +51,6 @@ def make_optimizer(options, total: int) -> keras.optimizers.Optimizer:
         raise Refusal(
             "usage", f"there is no optimizer {options.algorithm!r}", where="optimizer.algorithm", fix=f"known: {', '.join(sorted(known))}"
         )
-    rate = Rate(options.learning_rate, options.warmup, options.decay, total)
     averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
     decay = {"weight_decay": options.weight_decay} if options.weight_decay else {}
     optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging, **decay)
@@ -92,8 +91,10 @@ class Trainer:
         self.vae, self.dataset, self.config, self.total = vae, dataset, config, total
         self.batch_size = min(config.data.batch_size, len(dataset.train))
         self.strategy = devices.strategy()
-        self.optimizer = make_optimizer(config.optimizer, total)
-        vae.compile(self.optimizer, clip_norm=config.optimizer.clip_norm)
+        options = config.optimizer
+        self.rate = Rate(options.learning_rate, options.warmup, options.decay, total)
+        self.optimizer = make_optimizer(options, self.rate)
+        vae.compile(self.optimizer, clip_norm=options.clip_norm)
         self.optimizer.build(vae.trainable_variables)
         self.records = tf.constant(dataset.train)
         jit = config.devices.jit != "off"
@@ -102,8 +103,7 @@ class Trainer:
         self.call = tf.function(self._steps, input_signature=signature, autograph=False)
         self.steps_a_call, self.step = 1, 0
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
-        decay = components.make("decay", config.optimizer.decay)
-        self.watch = Watch(config.training.patience, decay if hasattr(decay, "patience") else None)
+        self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
         self.best = [np.array(weight) for weight in vae.weights]
         self.history: list[dict] = []
         self.seconds = {"compile": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
@@ -173,12 +173,12 @@ class Trainer:
             warm = self.vae.objective.warm(self.step)
             if self.watch.see(figures["elbo"], self.step, warm):
                 self.best = [np.array(weight) for weight in self.vae.weights]
-        self.optimizer._learning_rate.plateau.assign(self.watch.state["factor"])
+        self.rate.plateau.assign(self.watch.state["factor"])
         self.seconds["evaluate"] += time.perf_counter() - started
         line = {
             "step": self.step,
             "epoch": round(self.step * self.batch_size / len(self.dataset.train), 4),
-            "learning_rate": float(self.optimizer._learning_rate(self.step)),
+            "learning_rate": float(self.rate(self.step)),
             "train": train,
             "validation": figures,
         }
@@ -209,7 +209,7 @@ class Trainer:
         self.best = [arrays[f"best/{number}"] for number in range(len(self.best))]
         self.step, self.history, self.watch.state = state["step"], state["history"], state["watch"]
         self.first_step = self.step
-        self.optimizer._learning_rate.plateau.assign(self.watch.state["factor"])
+        self.rate.plateau.assign(self.watch.state["factor"])
         return True
 
     @property
@@ -280,6 +280,7 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
     if trainer.restore(folder, console.log):
         console.log(f"continuing {folder} at step {trainer.step:,} of {total:,}")
+    storage.write(folder / "metrics.jsonl", storage.lines(trainer.history))
     board = report.Board(folder / "events")
     fit(trainer, evaluator, folder, board, console)
     trainer.use_best()
@@ -327,7 +328,8 @@ def dry_run(config: Config, console) -> None:
     dataset = data.load(config.data, console.log)
     config, decisions = resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
-    optimizer = make_optimizer(config.optimizer, total := total_steps(config, len(dataset.train)))
+    total, options = total_steps(config, len(dataset.train)), config.optimizer
+    optimizer = make_optimizer(options, Rate(options.learning_rate, options.warmup, options.decay, total))
     optimizer.build(vae.trainable_variables)
     weights = sum(int(np.prod(weight.shape)) * 4 for weight in [*vae.weights, *optimizer.variables])
     x = (None, *vae.event_shape)
