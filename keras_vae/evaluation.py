@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_vae import components
 from keras_vae.noise import Seed
 
 BATCH = 500  # records per call
@@ -72,7 +73,9 @@ class Evaluator:
 
         held_out = self._all(split, limit)
         train = self._all("train", 20000)
-        pixel = np.concatenate([self._per_pixel(held_out[start : start + BATCH]) for start in range(0, len(held_out), BATCH)])
+        per_pixel = self._per_pixel(train)
+        starts = range(0, len(held_out), BATCH)
+        pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in (held_out[start : start + BATCH] for start in starts)])
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
         units, (n, size) = math.prod(self.vae.posterior.event_shape), train.reshape(len(train), -1).shape
         if units < min(n, size):
@@ -93,8 +96,13 @@ class Evaluator:
     def _log_weights(self, x, row, chunk, samples):
         return self.vae.log_weights({"x": x}, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))
 
-    def _per_pixel(self, x) -> np.ndarray:
-        return self.vae.likelihood.reference(len(x)).log_prob(x).numpy()
+    def _per_pixel(self, train):
+        """The per-pixel model of the training records under a fresh copy of the likelihood: rows -> distribution."""
+        likelihood = components.make("likelihood", components.describe(self.vae.likelihood))
+        likelihood.event_shape = self.vae.event_shape
+        likelihood.build((None, 1))
+        likelihood.adapt(train)
+        return likelihood.reference
 
     def _all(self, split, limit) -> np.ndarray:
         records = len(getattr(self.dataset, split))

@@ -142,13 +142,12 @@ class Trainer:
         """Stop a run whose updates are all refused by the guard."""
         in_a_row = int(self.vae.skipped_in_a_row.numpy())
         if in_a_row >= SKIPS_IN_A_ROW or (metrics["skipped"] and self.config.stability.on_nonfinite == "abort"):
-            raise Refusal(
-                "numerics",
-                "the loss or its gradient is not finite",
-                where=f"step {self.step}, {in_a_row} updates in a row were skipped",
-                why="the learning rate is too high for this model, or the data is badly scaled",
-                fix=f"--optimizer.learning-rate {self.config.optimizer.learning_rate / 10:g}",
-            )
+            where = f"step {self.step}, {in_a_row} updates in a row were skipped"
+            raise self._refusal("the loss or its gradient is not finite", where)
+
+    def _refusal(self, what: str, where: str) -> Refusal:
+        why = "the learning rate is too high for this model, or the data is badly scaled"
+        return Refusal("numerics", what, where, why, fix=f"--optimizer.learning-rate {self.config.optimizer.learning_rate / 10:g}")
 
     @contextlib.contextmanager
     def averaged(self):
@@ -170,6 +169,8 @@ class Trainer:
         started = time.perf_counter()
         with self.averaged():
             figures = evaluator.elbo("validation")
+            if not math.isfinite(figures["elbo"]):
+                raise self._refusal("the validation ELBO is not finite", f"step {self.step}")
             warm = self.vae.objective.warm(self.step)
             if self.watch.see(figures["elbo"], self.step, warm):
                 self.best = [np.array(weight) for weight in self.vae.weights]
@@ -351,12 +352,11 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
     began = saved = time.perf_counter()
     with console.training(trainer.total, trainer.step) as show:
         while trainer.step < trainer.total and not trainer.watch.stop:
-            if options.minutes is not None and time.perf_counter() - began > 60.0 * options.minutes:
-                break
             boundary = min(trainer.total, (trainer.step // every + 1) * every)
             metrics = trainer.advance(boundary)
             show(trainer, metrics)
-            if trainer.step < boundary:
+            late = options.minutes is not None and time.perf_counter() - began > 60.0 * options.minutes
+            if trainer.step < boundary and not late:
                 continue
             line = trainer.validate(evaluator, metrics)
             storage.append_line(folder / "metrics.jsonl", line)
@@ -366,6 +366,8 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 trainer.save(folder)
                 saved = time.perf_counter()
+            if late:
+                break
     trainer.save(folder)
 
 
