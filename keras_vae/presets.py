@@ -3,28 +3,35 @@
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal, nearest
 
+# A binary or grey image of 28 x 28: what reached the best validation ELBO per minute on MNIST.
+SMALL_IMAGES = {
+    "data.batch_size": 256,
+    "model.posterior": "Normal(size=50)",
+    "model.objective": "ELBO(warmup=2000)",
+    "optimizer.learning_rate": 2e-3,
+    "optimizer.warmup": 500,
+    "optimizer.ema": 0.999,
+    "evaluation.samples": 1000,
+}
+COLOUR_IMAGES = {
+    "data.batch_size": 128,
+    "model.posterior": "Normal(size=128)",
+    "model.objective": "ELBO(warmup=2000)",
+    "optimizer.warmup": 500,
+    "optimizer.ema": 0.999,
+    "training.epochs": 50.0,
+}
+
 PRESETS: dict[str, dict[str, object]] = {
-    "digits": {
-        "data.source": "digits",
-    },
-    "mnist": {
-        "data.source": "tfds:mnist",
-        "data.binarize": "dynamic",
-        "data.batch_size": 256,
-        "model.posterior": "Normal(size=50)",
-        "model.objective": "ELBO(warmup=2000)",
-        "optimizer.learning_rate": 2e-3,
-        "optimizer.warmup": 500,
-        "optimizer.ema": 0.999,
-        "evaluation.samples": 1000,
-    },
-    "fashion_mnist": {"data.source": "tfds:fashion_mnist"},
-    "binarized_mnist": {"data.source": "tfds:binarized_mnist"},
-    "omniglot": {"data.source": "tfds:omniglot"},
-    "cifar10": {"data.source": "tfds:cifar10"},
-    "svhn": {"data.source": "tfds:svhn_cropped"},
-    "celeb_a": {"data.source": "tfds:celeb_a"},
-    "quick": {"training.epochs": 2.0},
+    "digits": {"data.source": "digits"},
+    "mnist": {"data.source": "tfds:mnist", "data.binarize": "dynamic", **SMALL_IMAGES},
+    "fashion_mnist": {"data.source": "tfds:fashion_mnist", **SMALL_IMAGES},
+    "binarized_mnist": {"data.source": "tfds:binarized_mnist", **SMALL_IMAGES},
+    "omniglot": {"data.source": "tfds:omniglot", "data.binarize": "dynamic", **SMALL_IMAGES},
+    "cifar10": {"data.source": "tfds:cifar10", **COLOUR_IMAGES},
+    "svhn": {"data.source": "tfds:svhn_cropped", **COLOUR_IMAGES},
+    "celeb_a": {"data.source": "tfds:celeb_a", **COLOUR_IMAGES},
+    "quick": {"training.epochs": 2.0, "evaluation.samples": 10},
 }
 
 
