@@ -1,5 +1,6 @@
 """Data: sources, splits, and the order of the records as a pure function of (seed, position)."""
 
+import logging
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def _tfds(name: str, data_dir: str | None, log) -> tuple[dict, int]:
     """The splits of a TensorFlow dataset of images. Without a validation split, the last 10 % (at most 5,000) of train become one."""
     import tensorflow_datasets as tfds
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # else it warns of every folder it finds empty
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
