@@ -1,5 +1,10 @@
-"""python -m keras_vae VERB RUN [options]: the verbs on a finished run. RUN is its folder, or its name under saved_models/."""
+"""python -m keras_vae VERB RUN [options]: the verbs on a finished run. RUN is its folder, or its name under saved_models/.
 
+A run with a class of your own needs --trust MODULE: code named by a file is never imported on the file's word.
+"""
+
+import argparse
+import importlib
 import io
 from pathlib import Path
 from typing import Literal
@@ -227,6 +232,14 @@ VERBS = {verb.__name__: verb for verb in (sample, reconstruct, encode, score, in
 def program(arguments) -> None:
     import tyro
 
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--trust", action="append", default=[])
+    known, arguments = first.parse_known_args(arguments)
+    for module in known.trust:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise Refusal("usage", f"cannot import {module}: {error}", where="--trust") from None
     tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="python -m keras_vae", description=__doc__)
 
 

@@ -74,9 +74,8 @@ def members(kind: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def find(kind: str, name: str, import_foreign: bool = True) -> type:
-    """The class called `name` in the room of `kind`. Foreign names ("package.module:Class") are imported only on the user's own
-    word: with `import_foreign=False` (a configuration that came with a model) the module must be imported already."""
+def find(kind: str, name: str) -> type:
+    """The class called `name` in the room of `kind`, or, for "package.module:Class", in the user's own module, which is imported."""
     module, colon, attribute = name.rpartition(":")
     where = f"model.{kind}"
     if not colon:
@@ -85,26 +84,29 @@ def find(kind: str, name: str, import_foreign: bool = True) -> type:
             fix = f"python train.py --list {kind}"
             raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=where, fix=fix)
         return getattr(importlib.import_module(f"keras_vae.{ROOMS[kind][0]}"), name)
-    if not import_foreign and module not in sys.modules:
-        raise Refusal(
-            "model",
-            f"the model names a class of your own, {name!r}, which is not imported",
-            where=where,
-            why="code named by a file is never imported on the file's word",
-            fix=f"import {module} before loading, if you trust it",
-        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise Refusal("usage", f"cannot import {name!r}: {error}", where=where, fix="check the spelling and PYTHONPATH") from None
 
 
-def make(kind: str, text, import_foreign: bool = True, **extra):
+def refuse_foreign(parts: dict[str, str]) -> None:
+    """Code named by a file is never imported on the file's word: `Refusal` (model) if a part (kind -> text) names a class of a module
+    that is not imported already."""
+    for kind, text in parts.items():
+        name, _ = parse(text)
+        module = name.rpartition(":")[0]
+        if module and module not in sys.modules:
+            fix = f"if you trust it, import {module} first; on the command line: python -m keras_vae --trust {module} ..."
+            raise Refusal("model", f"the model names a class that is not part of keras_vae: {name}", where=f"model.{kind}", fix=fix)
+
+
+def make(kind: str, text, **extra):
     """The component that `text` describes (an object made already is returned); a wrong option is a refusal that lists the right ones."""
     if not isinstance(text, str):
         return text
     name, options = parse(text)
-    cls = find(kind, name, import_foreign)
+    cls = find(kind, name)
     try:
         return cls(**options, **extra)
     except (TypeError, ValueError) as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_vae import components, devices, storage
 from keras_vae import config as configuration
-from keras_vae import devices, storage
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
@@ -62,6 +62,7 @@ def load(folder: str | Path) -> Run:
         known = ", ".join(sorted(path.parent.name for path in ROOT.glob("*/model.keras"))) or "none yet"
         raise Refusal("model", f"{folder} is not a finished run: {why}", fix=f"finished runs: {known}")
     config = configuration.read(folder / "config.json")
+    components.refuse_foreign(dataclasses.asdict(config.model))
     modality = read_modality(folder)
     vae = build(config, modality)
     try:

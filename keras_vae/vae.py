@@ -30,14 +30,13 @@ class VAE(keras.Model):
         likelihood="Bernoulli()",
         objective="ELBO()",
         seed: int = 0,
-        import_foreign: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
         for kind, part in (("encoder", encoder), ("decoder", decoder)):
-            setattr(self, kind, components.make(kind, part, import_foreign, dtype=self.dtype_policy.name))
+            setattr(self, kind, components.make(kind, part, dtype=self.dtype_policy.name))
         for kind, part in (("posterior", posterior), ("prior", prior), ("likelihood", likelihood), ("objective", objective)):
-            setattr(self, kind, components.make(kind, part, import_foreign))
+            setattr(self, kind, components.make(kind, part))
         self.seed = seed
         self.clip_norm = 0.0
         self.trackers = {name: keras.metrics.Mean(name=name) for name in self.objective.terms}
@@ -185,7 +184,8 @@ class VAE(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config, import_foreign=False)
+        components.refuse_foreign({kind: config[kind] for kind in PARTS})
+        return cls(**config)
 
     def get_build_config(self):
         return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape}}
@@ -205,11 +205,17 @@ PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "objective")
 
 
 def as_batch(data) -> dict:
-    """What Keras hands a step (x, (x,), (x, label) or a dict with "x") as a batch dict; x becomes float32."""
+    """What Keras hands a step (x, (x,), (x, label) or a dict with "x") as a batch dict; x becomes float32.
+
+    What a "mask" (1 = observed) leaves out is set to 0: neither the encoder nor the likelihood may depend on it.
+    """
     if isinstance(data, (tuple, list)):
         batch = dict(data[0]) if isinstance(data[0], dict) else {"x": data[0]}
         if len(data) > 1 and data[1] is not None:
             batch["label"] = data[1]
     else:
         batch = dict(data) if isinstance(data, dict) else {"x": data}
-    return {key: tf.cast(value, tf.float32) if key in ("x", "input", "mask") else value for key, value in batch.items()}
+    batch = {key: tf.cast(value, tf.float32) if key in ("x", "input", "mask") else value for key, value in batch.items()}
+    if "mask" in batch:
+        batch["x"] = tf.where(batch["mask"] > 0.0, batch["x"], 0.0)
+    return batch
