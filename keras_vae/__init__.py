@@ -1,5 +1,7 @@
 """keras_vae: variational autoencoders, trained fast and stably, checked and served, in TensorFlow and Keras 3."""
 
+import sys
+
 __version__ = "0.1.0"
 __all__ = ["VAE"]
 
@@ -11,3 +13,7 @@ def __getattr__(name: str):
 
         return VAE
     raise AttributeError(f"module 'keras_vae' has no attribute {name!r}")
+
+
+if "keras" in sys.modules:
+    from keras_vae.vae import VAE  # who has Keras loaded already may go on to load a model: Keras must know the class

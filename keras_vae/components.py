@@ -98,7 +98,7 @@ def refuse_foreign(parts: dict[str, str]) -> None:
         module = name.rpartition(":")[0]
         if module and module not in sys.modules:
             fix = f"if you trust it, import {module} first; on the command line: python -m keras_vae --trust {module} ..."
-            raise Refusal("model", f"the model names a class that is not part of keras_vae: {name}", where=f"model.{kind}", fix=fix)
+            raise Refusal("model", f"the model names a class of a module that is not imported: {name}", where=f"model.{kind}", fix=fix)
 
 
 def make(kind: str, text, **extra):

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from keras_vae import blocks, distributions
 
+TINY = 1e-12  # keeps the logarithm of a variance finite
+
 
 class Likelihood(keras.layers.Layer):
     """The contract: `call(features)` gives p(x|z) over x [B, *X], float32; a member writes `marginal` and `distribution`.
@@ -52,7 +54,7 @@ class Likelihood(keras.layers.Layer):
         """Why x [N, *X] cannot have come from this likelihood; empty if it can."""
         return ""
 
-    def update(self, likelihood, x) -> None:
+    def update(self, likelihood, x, observed=None) -> None:
         """Move state that follows the data, once a training step; not called when the step is skipped."""
         return None
 
@@ -105,7 +107,7 @@ class Normal(Likelihood):
     """p(x|z) = N(output, sigma^2), sigma a number, "learned" (one parameter) or "optimal" (the running root mean square error).
 
     Sigma-VAE (Simple and Effective VAE Training with Calibrated Decoders; Rybkin et al. 2021): with the optimal sigma the rate and
-    the distortion are in balance without a weight. sigma never falls below `floor`.
+    the distortion are in balance without a weight. To a sigma that is not given, `floor` is added: it never falls below it.
     """
 
     continuous = True
@@ -127,20 +129,19 @@ class Normal(Likelihood):
         super().build(features_shape)
 
     def distribution(self, output):
-        log_sigma = self.log_sigma if isinstance(self.sigma, str) else math.log(self.sigma)
-        log_floor = math.log(self.floor)
-        # softplus keeps a gradient at the floor, where a maximum would have none.
-        bounded = log_floor + tf.nn.softplus(log_sigma - log_floor) if isinstance(self.sigma, str) else tf.constant(log_sigma)
-        return distributions.Normal(output, tf.zeros_like(output) + bounded)
+        # floor + sigma keeps a gradient at the floor, where a maximum would have none.
+        log_sigma = tf.math.log(self.floor + tf.exp(self.log_sigma)) if isinstance(self.sigma, str) else math.log(self.sigma)
+        return distributions.Normal(output, tf.zeros_like(output) + log_sigma)
 
     def adapt(self, x):
         mean = x.mean(axis=0)
         self.bias.assign(mean)
         if isinstance(self.sigma, str):
-            self.log_sigma.assign(0.5 * np.log(np.square(x - mean).mean() + self.floor**2))
+            self.log_sigma.assign(0.5 * np.log(np.square(x - mean).mean() + TINY))
 
-    def update(self, likelihood, x):
+    def update(self, likelihood, x, observed=None):
         if self.sigma == "optimal":
-            error = tf.reduce_mean(tf.square(x - likelihood.loc))
+            weight = tf.ones_like(x) if observed is None else observed + tf.zeros_like(x)
+            error = tf.reduce_sum(weight * tf.square(x - likelihood.loc)) / tf.maximum(tf.reduce_sum(weight), 1.0)
             variance = self.momentum * tf.exp(2.0 * self.log_sigma) + (1.0 - self.momentum) * error
-            self.log_sigma.assign(0.5 * tf.math.log(variance + self.floor**2))
+            self.log_sigma.assign(0.5 * tf.math.log(variance + TINY))

@@ -52,8 +52,8 @@ def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
             "usage", f"there is no optimizer {options.algorithm!r}", where="optimizer.algorithm", fix=f"known: {', '.join(sorted(known))}"
         )
     averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
-    decay = {"weight_decay": options.weight_decay} if options.weight_decay else {}
-    optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging, **decay)
+    optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging)
+    optimizer.weight_decay = options.weight_decay or None  # AdamW and others would decay by a default of their own
     if options.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "log_sigma"])
     return optimizer
@@ -64,11 +64,11 @@ class Watch:
 
     def __init__(self, patience: int | None, plateau):
         self.patience, self.plateau = patience, plateau
-        self.state = {"best": -math.inf, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
+        self.state = {"best": None, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
 
     def see(self, elbo: float, step: int, warm: bool) -> bool:
         """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
-        state, better = self.state, elbo > self.state["best"]
+        state, better = self.state, self.state["best"] is None or elbo > self.state["best"]
         if better:
             state.update(best=elbo, best_step=step, stalled=0, plateau_stalled=0)
         elif warm:
@@ -96,6 +96,10 @@ class Trainer:
         self.optimizer = make_optimizer(options, self.rate)
         vae.compile(self.optimizer, clip_norm=options.clip_norm)
         self.optimizer.build(vae.trainable_variables)
+        if options.ema:
+            # Keras starts the averages at the first update, wherever the first step is skipped from zero: start them at the weights.
+            for average, weight in zip(self.optimizer._model_variables_moving_average, vae.trainable_variables, strict=True):
+                average.assign(weight)
         self.records = tf.constant(dataset.train)
         jit = config.devices.jit != "off"
         self.step_function = tf.function(vae.train_step, jit_compile=jit, autograph=False)
@@ -187,9 +191,13 @@ class Trainer:
         self.vae.reset_metrics()
         return line
 
+    def _variables(self) -> dict[str, list]:
+        metrics = [variable for metric in self.vae.metrics for variable in metric.variables]
+        return {"weight": self.vae.weights, "slot": self.optimizer.variables, "metric": metrics}
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything a checkpoint holds: weights, optimizer slots (with the averages), the best weights."""
-        groups = {"weight": self.vae.weights, "slot": self.optimizer.variables, "best": self.best}
+        """Everything a checkpoint holds: weights, optimizer slots (with the averages), metrics, the best weights."""
+        groups = {**self._variables(), "best": self.best}
         return {f"{group}/{number}": np.array(value) for group, values in groups.items() for number, value in enumerate(values)}
 
     def save(self, folder: Path) -> None:
@@ -204,7 +212,7 @@ class Trainer:
         if found is None:
             return False
         arrays, state = found
-        for group, variables in (("weight", self.vae.weights), ("slot", self.optimizer.variables)):
+        for group, variables in self._variables().items():
             for number, variable in enumerate(variables):
                 variable.assign(arrays[f"{group}/{number}"])
         self.best = [arrays[f"best/{number}"] for number in range(len(self.best))]
@@ -219,9 +227,9 @@ class Trainer:
         steps = self.step - self.first_step - self.compile_steps
         return steps * self.batch_size / self.seconds["step"] if steps > 0 else 0.0
 
-    def use_best(self) -> None:
-        """Give the model the weights with the best validation ELBO."""
-        for weight, value in zip(self.vae.weights, self.best, strict=True):
+    def give_best(self, vae) -> None:
+        """Give a model the weights with the best validation ELBO."""
+        for weight, value in zip(vae.weights, self.best, strict=True):
             weight.assign(value)
 
 
@@ -284,7 +292,9 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     storage.write(folder / "metrics.jsonl", storage.lines(trainer.history))
     board = report.Board(folder / "events")
     fit(trainer, evaluator, folder, board, console)
-    trainer.use_best()
+    vae = runs.build(config, dataset.modality)  # without optimizer and schedule: what is kept serves, it does not train
+    trainer.give_best(vae)
+    evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
 
     console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
     began = time.perf_counter()
@@ -300,7 +310,7 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     console.log("exporting and checking the SavedModel in a fresh process")
     began = time.perf_counter()
     with storage.replacing(folder / "model.keras") as temporary:
-        vae.save(temporary, include_optimizer=False)
+        vae.save(temporary)
     difference = serving.export(vae, dataset.modality, folder / "serving" / "1", dataset.test[:64])
     seconds = {"data": data_seconds, **trainer.seconds, "export": time.perf_counter() - began}
     result = {

@@ -74,7 +74,7 @@ class VAE(keras.Model):
 
         def apply():
             self.optimizer.apply(gradients, self.trainable_weights)
-            self.likelihood.update(inference.likelihood, batch["x"])
+            self.likelihood.update(inference.likelihood, batch["x"], batch.get("mask"))
             for name, tracker in self.trackers.items():
                 tracker.update_state(terms[name])
             self.skipped_in_a_row.assign(0)
@@ -130,8 +130,9 @@ class VAE(keras.Model):
         weights = self.log_weights(as_batch(x), samples, Seed.of(seed).fold("log_likelihood"))
         return tf.reduce_logsumexp(weights, axis=1) - tf.math.log(float(samples))
 
-    def adapt(self, x) -> None:
-        """Build for data like the sample x [N, *X] and start the output at its mean. Refuses data the likelihood cannot score."""
+    def adapt(self, x, mask=None) -> None:
+        """Build for data like the sample x [N, *X] and start the output at its mean, over what `mask` [N, *X] (1 = observed) shows.
+        Refuses data the likelihood cannot score."""
         x = np.asarray(x, "float32")
         self.build(x.shape)
         if not np.isfinite(x).all():
@@ -139,6 +140,9 @@ class VAE(keras.Model):
             raise Refusal("data", "the data has values that are not finite", where=f"row {row}", fix="remove or replace them")
         if why := self.likelihood.check(x):
             raise Refusal("data", "the likelihood does not fit the data", why=why, fix="python train.py --list likelihood")
+        if mask is not None:
+            seen = np.ma.masked_array(x, np.asarray(mask) == 0.0)
+            x = np.where(seen.mask, seen.mean(axis=0).filled(seen.mean()), x)
         self.likelihood.adapt(x)
 
     def build(self, inputs_shape):
@@ -168,10 +172,9 @@ class VAE(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; a model that was never built is first adapted to x (its first batch, if x is a dataset)."""
-        if not self.built and x is not None:
-            first = x if isinstance(x, (np.ndarray, dict)) else next(iter(x)) if isinstance(x, tf.data.Dataset) else None
-            if first is not None:
-                self.adapt(as_batch(first)["x"])
+        if not self.built and (isinstance(x, (dict, tf.data.Dataset)) or hasattr(x, "shape")):
+            first = as_batch(next(iter(x)) if isinstance(x, tf.data.Dataset) else x)
+            self.adapt(first["x"], first.get("mask"))
         return super().fit(x, *args, **kwargs)
 
     @property
@@ -194,7 +197,7 @@ class VAE(keras.Model):
         self.build(config["shapes"])
 
     def get_compile_config(self):
-        return {**super().get_compile_config(), "clip_norm": self.clip_norm}
+        return {**super().get_compile_config(), "clip_norm": self.clip_norm} if self.compiled else None
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))

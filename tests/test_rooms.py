@@ -1,0 +1,241 @@
+"""The contracts of the rooms, held by every member of every room: a new class falls under these tests the moment it exists."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import arrays, binary, build, difference, equal, finite, gradients
+
+from keras_vae import VAE, blocks, components
+from keras_vae.errors import Refusal
+from keras_vae.inference import Inference
+from keras_vae.noise import Seed
+from keras_vae.vae import PARTS
+
+# room -> member -> calls that set every option to something else than its default
+NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, dropout=0.3"
+OPTIONS = {
+    "encoder": {
+        "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='layer', {NETWORK})"],
+        "Conv": [f"Conv(widths=(6,), depth=2, kernel=5, features=6, connections='residual', normalization='group', {NETWORK})"],
+    },
+    "decoder": {
+        "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='batch', {NETWORK})"],
+        "Conv": [f"Conv(widths=(6,), depth=2, kernel=3, features=6, connections='residual', normalization='layer', {NETWORK})"],
+    },
+    "posterior": {"Normal": ["Normal(size=5, limit=2.0)"]},
+    "prior": {"Standard": ["Standard()"]},
+    "likelihood": {
+        "Bernoulli": ["Bernoulli()"],
+        "Binomial": ["Binomial(levels=5)"],
+        "Normal": ["Normal(sigma=0.5)", "Normal(sigma='learned', floor=0.1)", "Normal(floor=0.01, momentum=0.5)"],
+    },
+    "objective": {"ELBO": ["ELBO(beta=0.5, warmup=3, shape='cosine', cycles=2)"]},
+}
+MEMBERS = [(kind, name) for kind in PARTS for name in components.members(kind)]
+SET_UP = [(kind, text) for kind in PARTS for texts in OPTIONS[kind].values() for text in texts]
+SHAPE = (5, 7, 3)
+
+
+def models(parts: list[tuple[str, str]]) -> list[dict]:
+    """As few models as hold every part once."""
+    rooms = [[(kind, text) for kind, text in parts if kind == room] for room in PARTS]
+    return [dict(column for column in row if column) for row in itertools.zip_longest(*rooms)]
+
+
+def name_of(value) -> str:
+    return "-".join(text.partition("(")[0] for text in value.values()) if isinstance(value, dict) else str(value)
+
+
+each_member = pytest.mark.parametrize(("kind", "name"), MEMBERS, ids="-".join)
+each_set_up = pytest.mark.parametrize(("kind", "text"), SET_UP, ids=lambda value: value.partition(", connections")[0])
+each_model = pytest.mark.parametrize("parts", models(SET_UP), ids=name_of)
+
+
+def test_no_room_member_or_option_is_missing():
+    assert set(PARTS) == set(components.ROOMS) - {"decay"}
+    for kind in PARTS:
+        members = components.members(kind)
+        assert set(OPTIONS[kind]) == set(members)
+        for name, (signature, _) in members.items():
+            defaults = components.parse(signature)[1]
+            calls = [components.parse(text) for text in OPTIONS[kind][name]]
+            assert {called for called, _ in calls} == {name}
+            changed = {option for _, options in calls for option, value in options.items() if value != defaults[option]}
+            assert changed == set(defaults), f"{kind} {name}: set each of its options to something else than its default"
+
+
+@each_member
+def test_member_is_made_without_options_and_says_what_it_is(kind, name):
+    component = components.make(kind, name)
+    assert type(component).__name__ == name
+    assert components.make(kind, component) is component
+    assert components.describe(component) == f"{name}()"
+    assert components.members(kind)[name][1].strip()
+    assert type(component).__doc__.strip()
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (8, 8, 1)], ids=name_of)
+@pytest.mark.parametrize("parts", models(MEMBERS) + models(SET_UP), ids=name_of)
+def test_every_member_trains_a_step_with_finite_gradients(parts, shape):
+    x, vae = binary(6, shape), build(shape, **parts)
+    slopes, loss = gradients(vae, x)
+    assert np.isfinite(loss) and finite(slopes)
+    before = arrays(vae.trainable_weights)
+    metrics = vae.train_step(x)
+    assert np.isfinite(metrics["loss"]) and not metrics["skipped"]
+    assert difference(arrays(vae.trainable_weights), before) > 0
+    assert vae.reconstruct(x).shape == vae.sample(6).shape == x.shape
+
+
+@each_model
+def test_step_compiled_as_a_whole_agrees_with_the_plain_step(parts):
+    x, plain, compiled = binary(6, SHAPE), build(SHAPE, **parts), build(SHAPE, **parts)
+    step = tf.function(compiled.train_step, jit_compile=True, autograph=False)
+    for batch in (x[:3], x[3:]):
+        plain.train_step(batch)
+        metrics = step(tf.constant(batch))
+    assert not metrics["skipped"]
+    assert difference(arrays(compiled.weights), arrays(plain.weights)) < 1e-5
+
+
+@each_model
+def test_densities_stay_float32_when_networks_compute_in_bfloat16(parts):
+    x, vae = binary(6, SHAPE), build(SHAPE, dtype="mixed_bfloat16", **parts)
+    inference = vae(x, training=True)
+    assert isinstance(inference, Inference)
+    leaves = tf.nest.flatten(inference)
+    assert {leaf.dtype for leaf in leaves} == {tf.float32} and finite(leaves)
+    assert {weight.dtype for weight in vae.trainable_weights} == {"float32"}
+    assert all(layer.compute_dtype == "bfloat16" for layer in (vae.encoder, vae.decoder))
+    assert np.isfinite(vae.train_step(x)["loss"])
+    config = vae.get_config()
+    assert VAE.from_config(config).get_config() == config
+
+
+@each_set_up
+def test_member_survives_as_text(kind, text):
+    described = components.describe(components.make(kind, text))
+    assert components.parse(described) == components.parse(text)
+    assert components.describe(components.make(kind, described)) == described
+
+
+@each_model
+def test_every_member_survives_a_file(parts, tmp_path):
+    x, vae = binary(6, SHAPE), build(SHAPE, clip_norm=3.0, seed=5, **parts)
+    for _ in range(2):
+        vae.train_step(x)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.saving.load_model(tmp_path / "vae.keras")
+    assert loaded.get_config() == vae.get_config() and loaded.clip_norm == 3.0 and loaded.seed == 5
+    assert {kind: components.parse(loaded.get_config()[kind]) for kind in parts} == {kind: components.parse(parts[kind]) for kind in parts}
+    assert equal(arrays(tf.nest.flatten(loaded(x))), arrays(tf.nest.flatten(vae(x))))
+    assert equal(arrays(loaded.optimizer.variables), arrays(vae.optimizer.variables))
+    for model in (loaded, vae):  # and it goes on training as the original does
+        model.train_step(x)
+    assert equal(arrays(loaded.weights), arrays(vae.weights))
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "dropout"), [("Dense", "Conv", 0.0), ("Conv", "Dense", 0.3)])
+@pytest.mark.parametrize("connections", blocks.CONNECTIONS)
+@pytest.mark.parametrize("normalization", blocks.NORMALIZATIONS)
+def test_every_combination_of_network_options_trains(encoder, decoder, normalization, connections, dropout):
+    options = {"widths": (8, 8), "connections": connections, "normalization": normalization, "dropout": dropout}
+    texts = [components.write(name, {**options, **({"depth": 2, "features": 8} if name == "Conv" else {})}) for name in (encoder, decoder)]
+    x, vae = binary(4, SHAPE), build(SHAPE, encoder=texts[0], decoder=texts[1])
+    moving = arrays(vae.non_trainable_weights)
+    assert not vae.train_step(x)["skipped"]  # so loss and gradient are finite
+    assert equal(arrays(vae.non_trainable_weights), moving) == (normalization != "batch")
+    for weight in vae.trainable_weights:  # also where residual units start at zero
+        weight.assign_add(tf.fill(weight.shape, 0.1))
+    first, second = (arrays(vae(x, training=training).likelihood)[0] for training in (True, False))
+    assert np.array_equal(first, second) == (dropout == 0.0 and normalization != "batch")
+
+
+def test_a_residual_stack_starts_as_the_identity():
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype("float32")
+    encoder = components.make("encoder", "Dense(widths=(8, 8, 8), connections='residual', normalization='layer')")
+    encoder.build((None, 8))
+    entrance = encoder.units[1](encoder.units[0](x))
+    assert np.allclose(encoder.units[3](encoder.units[2](entrance)), entrance)
+
+
+def test_dropout_keeps_the_mean_and_follows_the_seed():
+    x, dropout, seed = tf.ones((2000, 6)), blocks.Dropout(0.3), Seed.of(1, 2)
+    dropped = dropout(x, training=True, seed=seed).numpy()
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
+    assert abs(dropped.mean() - 1) < 0.03
+    assert np.array_equal(dropout(x[500:600], training=True, seed=seed.at(500)), dropped[500:600])
+    assert not np.array_equal(dropout(x, training=True, seed=seed.fold(1)), dropped)
+    assert np.array_equal(dropout(x, seed=seed), x)
+    with pytest.raises(ValueError, match="seed"):
+        dropout(x, training=True)
+
+
+def test_every_layer_of_a_network_drops_its_own():
+    network = components.make("encoder", "Dense(widths=(50, 50), dropout=0.5, initializer='identity', activation='linear')")
+    network.build((None, 50))
+    assert abs((network(tf.ones((200, 50)), training=True, seed=Seed.of(0)) == 0.0).numpy().mean() - 0.75) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize("name", ["Dense", "Conv"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "widths=0",
+        "widths=()",
+        "widths=(8, -1)",
+        "dropout=1",
+        "dropout=-0.1",
+        "activation='nope'",
+        "normalization='nope'",
+        "connections='nope'",
+        "initializer='nope'",
+        "l1=-1",
+        "width=8",
+    ],
+)
+def test_a_wrong_network_option_is_refused_with_the_right_ones(kind, name, options):
+    with pytest.raises(Refusal) as refused:
+        components.make(kind, f"{name}({options})")
+    assert components.members(kind)[name][0] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("encoder", "Conv(depth=0)"),
+        ("decoder", "Conv(kernel=0)"),
+        ("posterior", "Normal(size=0)"),
+        ("posterior", "Normal(size=2.5)"),
+        ("posterior", "Normal(limit=0)"),
+        ("prior", "Standard(size=3)"),
+        ("likelihood", "Binomial(levels=1)"),
+        ("likelihood", "Binomial(levels=2.5)"),
+        ("likelihood", "Normal(sigma=-1)"),
+        ("likelihood", "Normal(sigma='best')"),
+        ("likelihood", "Normal(floor=0)"),
+        ("likelihood", "Normal(momentum=1)"),
+        ("objective", "ELBO(beta=-1)"),
+        ("objective", "ELBO(beta='one')"),
+        ("objective", "ELBO(warmup=-1)"),
+        ("objective", "ELBO(cycles=0)"),
+        ("objective", "ELBO(shape='nope')"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_the_right_ones(kind, text):
+    with pytest.raises(Refusal) as refused:
+        components.make(kind, text)
+    name = text.partition("(")[0]
+    assert components.members(kind)[name][0] in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_an_unknown_member_is_refused_with_a_near_one(kind):
+    name = next(iter(components.members(kind)))
+    with pytest.raises(Refusal, match="there is no") as refused:
+        components.make(kind, f"{name}x")
+    assert name in str(refused.value)

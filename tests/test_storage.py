@@ -1,0 +1,589 @@
+"""The commit protocol: a file or a folder is whole or absent, whatever raises, dies, fills up or rots; and the checkpoints built on it."""
+
+import builtins
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from keras_vae import runs, storage
+from keras_vae.config import Config, override
+from keras_vae.errors import Refusal
+from keras_vae.modalities.images import Images
+
+OLD, NEW = {"a.txt": b"old a", "sub/b.bin": b"old b" * 100}, {"a.txt": b"new a, longer", "sub/b.bin": b"new b" * 99, "c": b""}
+
+
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # durability itself cannot be tested; the order of the calls is
+
+
+class Crash(BaseException):
+    """The process dies here: nothing that follows reaches the disk."""
+
+
+@contextlib.contextmanager
+def broken_calls(monkeypatch, number, error, once):
+    """The `number`-th file-system call raises `error`, and so do, unless `once`, all calls after it. Yields the list of calls made."""
+    calls = []
+
+    def wrap(name, function):
+        def call(*args, **kwargs):
+            calls.append(name)
+            if len(calls) == number or (len(calls) > number and not once):
+                raise error
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename", "fsync", "open", "mkdir", "unlink", "rmdir"):
+            patch.setattr(os, name, wrap(name, getattr(os, name)))
+        opened = wrap("open", io.open)
+        patch.setattr(builtins, "open", opened)
+        patch.setattr(io, "open", opened)
+        yield calls
+
+
+def put(folder, content):
+    with storage.publish(folder) as temporary:
+        for name, data in content.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(data)
+
+
+def read(folder):
+    """What a published folder holds, if it is whole."""
+    storage.verify(folder)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != storage.MANIFEST]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def hidden(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def sweep(monkeypatch, start, action, check, error, once):
+    """Do `action` with the k-th file-system call broken, for every k, each time from `start`; how many calls there were. `check` is
+    given what was raised and the calls up to the broken one."""
+    for number in range(1, 200):
+        start()
+        try:
+            with broken_calls(monkeypatch, number, error, once) as calls:
+                action()
+        except (Crash, Refusal, OSError) as raised:
+            check(raised, calls[:number])
+        if len(calls) < number:
+            return len(calls)
+    raise AssertionError("too many calls")
+
+
+def test_write_replaces_the_whole_content(tmp_path):
+    path = tmp_path / "deep" / "er" / "x.txt"
+    for content in ("one", "zwei äöü", b"\x00\xff", ""):
+        storage.write(path, content)
+        assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert os.listdir(path.parent) == ["x.txt"]
+
+
+def test_write_json_is_json_that_others_can_read(tmp_path):
+    storage.write_json(tmp_path / "x.json", {"a": [1, 2.5, None, "ä"]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "ä"]}
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError):
+            storage.write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "ä"]} and hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Crash(), Refusal("data", "x")], ids=repr)
+def test_what_raises_inside_replacing_leaves_the_old_file(error, tmp_path):
+    path = tmp_path / "x.bin"
+    storage.write(path, b"old")
+    with pytest.raises(type(error)), storage.replacing(path) as temporary:
+        assert temporary.suffix == ".bin"
+        temporary.write_bytes(b"half of the n")
+        raise error
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Crash(), Refusal("data", "x")], ids=repr)
+@pytest.mark.parametrize("before", [None, OLD], ids=["new", "again"])
+def test_what_raises_inside_publish_leaves_what_was_there(error, before, tmp_path):
+    folder = tmp_path / "serving" / "1"
+    if before:
+        put(folder, before)
+    with pytest.raises(type(error)), storage.publish(folder) as temporary:
+        (temporary / "a.txt").write_bytes(b"half of the n")
+        raise error
+    assert os.listdir(folder.parent) == (["1"] if before else [])
+    assert before is None or read(folder) == before
+
+
+def test_a_published_folder_verifies_moves_and_is_replaced(tmp_path):
+    put(tmp_path / "1", OLD)
+    assert read(tmp_path / "1") == OLD
+    put(tmp_path / "1", NEW)
+    assert read(tmp_path / "1") == NEW and os.listdir(tmp_path) == ["1"]
+    shutil.copytree(tmp_path / "1", tmp_path / "elsewhere" / "2")
+    assert read(tmp_path / "elsewhere" / "2") == NEW
+
+
+def test_a_folder_left_by_a_killed_process_does_not_leak_into_the_next(tmp_path):
+    (tmp_path / ".tmp-1").mkdir()
+    (tmp_path / ".tmp-1" / "stale").write_text("from before")
+    (tmp_path / ".old-1" / "x").mkdir(parents=True)
+    put(tmp_path / "1", OLD)
+    put(tmp_path / "1", NEW)
+    assert read(tmp_path / "1") == NEW and os.listdir(tmp_path) == ["1"]
+
+
+def test_every_single_flipped_bit_is_found(tmp_path):
+    put(tmp_path / "1", OLD)
+    chosen = random.Random(0)
+    files = sorted(path for path in (tmp_path / "1").rglob("*") if path.is_file())
+    assert len(files) == 3
+    for number in range(200):
+        path = files[number % 3]
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[chosen.randrange(len(bad))] ^= 1 << chosen.randrange(8)
+        path.write_bytes(bad)
+        with pytest.raises(Refusal) as refused:
+            storage.verify(tmp_path / "1")
+        assert refused.value.kind == "model" and str(tmp_path / "1") in str(refused.value)
+        path.write_bytes(good)
+    assert read(tmp_path / "1") == OLD
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "longer", "removed", "a folder"])
+@pytest.mark.parametrize("name", ["a.txt", "sub/b.bin", storage.MANIFEST])
+def test_a_file_cut_emptied_grown_or_removed_is_found(name, damage, tmp_path):
+    put(tmp_path / "1", OLD)
+    path = tmp_path / "1" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "removed":
+        path.write_bytes({"cut": content[:-2], "empty": b"", "longer": content + b"}"}[damage])
+    with pytest.raises(Refusal) as refused:
+        storage.verify(tmp_path / "1")
+    assert refused.value.kind == "model" and (name == storage.MANIFEST or name in str(refused.value))
+
+
+MANIFESTS = {
+    "empty": "",
+    "list": "[]",
+    "null": "null",
+    "text": '"x"',
+    "files is a number": '{"files": 3}',
+    "files is a list": '{"files": [1]}',
+    "files is null": '{"files": null}',
+    "entry is a number": '{"files": {"a.txt": 3}}',
+    "entry is empty": '{"files": {"a.txt": {}}}',
+    "entry of other types": '{"files": {"a.txt": {"bytes": 1e400, "sha256": []}}}',
+    "name with a zero byte": '{"files": {"\\u0000": {"bytes": 0, "sha256": ""}}}',
+    "name with half a pair": '{"files": {"\\ud800": {"bytes": 0, "sha256": ""}}}',
+    "name of 5000 letters": '{"files": {"' + "a" * 5000 + '": {"bytes": 0, "sha256": ""}}}',
+    "deep": '{"files": ' + "[" * 100_000,
+    "not text": "\xff",
+}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
+def test_a_manifest_of_another_shape_is_a_refusal(manifest, tmp_path):
+    put(tmp_path / "1", OLD)
+    (tmp_path / "1" / storage.MANIFEST).write_bytes(manifest.encode("latin-1"))
+    with pytest.raises(Refusal) as refused:
+        storage.verify(tmp_path / "1")
+    assert refused.value.kind == "model" and len(str(refused.value).splitlines()) <= 6
+
+
+def test_a_manifest_speaks_of_its_own_folder_only(tmp_path):
+    (tmp_path / "secret").write_bytes(b"x")
+    put(tmp_path / "1", OLD)
+    entry = {"bytes": 1, "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
+    for name in ("../secret", str(tmp_path / "secret")):
+        (tmp_path / "1" / storage.MANIFEST).write_text(json.dumps({"files": {name: entry}}))
+        with pytest.raises(Refusal):
+            storage.verify(tmp_path / "1")
+
+
+def test_a_file_that_no_manifest_lists_is_found(tmp_path):
+    put(tmp_path / "1", OLD)
+    (tmp_path / "1" / "sub" / "planted").write_bytes(b"x")
+    with pytest.raises(Refusal):
+        storage.verify(tmp_path / "1")
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
+def test_a_crash_at_any_call_leaves_the_old_or_the_new_file(once, tmp_path, monkeypatch):
+    path = tmp_path / "sub" / "x.txt"
+
+    def check(raised, calls):
+        assert path.read_bytes() in (b"old", b"new"), calls
+        storage.write(path, b"third")
+        assert path.read_bytes() == b"third" and os.listdir(path.parent) == ["x.txt"]
+
+    count = sweep(monkeypatch, lambda: storage.write(path, b"old"), lambda: storage.write(path, b"new"), check, Crash(), once)
+    assert count >= 6
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
+def test_a_crash_at_any_call_leaves_no_half_of_a_new_folder(once, tmp_path, monkeypatch):
+    folder = tmp_path / "serving" / "1"
+
+    def check(raised, calls):
+        assert not folder.exists() or read(folder) == NEW, calls
+        put(folder, NEW)
+        assert read(folder) == NEW and os.listdir(folder.parent) == ["1"]
+
+    count = sweep(monkeypatch, lambda: shutil.rmtree(folder.parent, ignore_errors=True), lambda: put(folder, NEW), check, Crash(), once)
+    assert count >= 15
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
+def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(once, tmp_path, monkeypatch):
+    folder, wrong = tmp_path / "serving" / "1", []
+
+    def start():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        put(folder, OLD)
+
+    def check(raised, calls):
+        if not folder.exists() or read(folder) not in (OLD, NEW):
+            wrong.append(f"neither is there after {calls}")
+        put(folder, NEW)
+        if os.listdir(folder.parent) != ["1"] or read(folder) != NEW:
+            wrong.append(f"{os.listdir(folder.parent)} after {calls} and another publish")
+
+    assert sweep(monkeypatch, start, lambda: put(folder, NEW), check, Crash(), once) >= 20
+    assert wrong == []
+
+
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    with broken_calls(monkeypatch, 0, None, once=True) as calls:
+        storage.write(tmp_path / "x", b"new")
+        assert calls[-5:] == ["open", "fsync", "replace", "open", "fsync"] or calls[-6:] == [
+            "open",
+            "fsync",
+            "replace",
+            "open",
+            "fsync",
+            "unlink",
+        ]
+        calls.clear()
+        put(tmp_path / "1", NEW)
+        assert calls.count("fsync") >= 2 + len(NEW) + 2  # the manifest and its folder, each file, their folders
+        assert "fsync" in calls[calls.index("rename") :] and "fsync" in calls[: calls.index("rename")]
+
+
+@pytest.mark.parametrize("before", [None, OLD], ids=["new", "again"])
+def test_a_full_disk_at_any_call_is_the_environments_fault(before, tmp_path, monkeypatch):
+    folder = tmp_path / "serving" / "1"
+    said = []
+
+    def start():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        if before:
+            put(folder, before)
+
+    def check(raised, calls):
+        told = isinstance(raised, Refusal) and raised.kind == "environment" and str(tmp_path) in str(raised)
+        if not told and calls[-1] not in ("unlink", "rmdir"):  # these need no space
+            said.append((calls[-1], repr(raised)))
+
+    sweep(monkeypatch, start, lambda: put(folder, NEW), check, OSError(errno.ENOSPC, "No space left on device"), once=True)
+    assert said == []
+
+
+def test_a_full_disk_while_writing_a_file_is_the_environments_fault(tmp_path, monkeypatch):
+    path, said = tmp_path / "new" / "x.txt", []
+
+    def check(raised, calls):
+        told = isinstance(raised, Refusal) and raised.kind == "environment" and "No space" in str(raised) and str(path) in str(raised)
+        if not told and calls[-1] not in ("unlink", "rmdir"):
+            said.append((calls[-1], repr(raised)))
+
+    def start():
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+    sweep(monkeypatch, start, lambda: storage.write(path, b"new"), check, OSError(errno.ENOSPC, "No space left on device"), once=True)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda folder: storage.write(folder / "x", b""),
+        lambda folder: storage.append_line(folder / "x", {}),
+        lambda folder: put(folder / "1", OLD),
+        lambda folder: put(folder, OLD),
+    ],
+    ids=["write", "append_line", "publish", "publish over a file"],
+)
+def test_a_file_where_a_folder_should_be_is_the_environments_fault(act, tmp_path):
+    (tmp_path / "file").write_text("here first")
+    with pytest.raises(Refusal) as refused:
+        act(tmp_path / "file")
+    assert refused.value.kind == "environment" and str(tmp_path / "file") in str(refused.value)
+    assert (tmp_path / "file").read_text() == "here first"
+
+
+def test_lines_are_appended_one_by_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for number in range(3):
+        storage.append_line(path, {"step": number, "text": "ä\n"})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": number, "text": "ä\n"} for number in range(3)]
+
+
+def test_a_full_disk_for_the_log_is_said():
+    with pytest.raises(Refusal) as refused:
+        storage.append_line("/dev/full", {"step": 1})
+    assert refused.value.kind == "environment" and "/dev/full" in str(refused.value)
+
+
+def test_remove_takes_a_folder_away(tmp_path):
+    put(tmp_path / "1", OLD)
+    storage.remove(tmp_path / "1")
+    assert os.listdir(tmp_path) == []
+
+
+def arrays(step):
+    return {"weight/0": np.full((4, 3), step, "float32"), "slot/0": np.array(step), "best/0": np.zeros((0, 2), "float32")}
+
+
+def save(folder, *steps):
+    for step in steps:
+        runs.save_checkpoint(folder, step, arrays(step), {"step": step})
+
+
+def load(folder):
+    said = []
+    return runs.load_checkpoint(folder, said.append), said
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    save(tmp_path, 5)
+    (found, state), said = load(tmp_path)
+    assert state == {"step": 5} and said == []
+    assert {name: (value.dtype, value.tolist()) for name, value in found.items()} == {
+        name: (value.dtype, value.tolist()) for name, value in arrays(5).items()
+    }
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert load(tmp_path) == (None, [])
+
+
+def test_the_newest_by_step_number_counts_and_older_ones_are_dropped(tmp_path):
+    save(tmp_path, 9, 10, 99, 100, 1000)
+    for number, path in enumerate(sorted((tmp_path / "checkpoints").iterdir())):
+        os.utime(path, (2e9 - number, 2e9 - number))  # the newest looks the oldest
+    assert load(tmp_path)[0][1] == {"step": 1000}
+    assert len(os.listdir(tmp_path / "checkpoints")) == runs.KEPT
+
+
+def test_a_step_of_nine_digits_is_newer_than_one_of_eight(tmp_path):
+    save(tmp_path, 99_999_999, 100_000_000)
+    assert load(tmp_path)[0][1] == {"step": 100_000_000}
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "state.json", storage.MANIFEST])
+@pytest.mark.parametrize(
+    "damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-3]), lambda path: path.unlink()], ids=["flip", "cut", "gone"]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(damage, name, tmp_path):
+    save(tmp_path, 5, 10)
+    damage(tmp_path / "checkpoints" / "step_00000010" / name)
+    (_, state), said = load(tmp_path)
+    assert state == {"step": 5}
+    assert len(said) == 1 and "warning" in said[0] and "step_00000010" in said[0]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000005", "step_00000010.corrupt"]
+    assert load(tmp_path)[0][1] == {"step": 5} and load(tmp_path)[1] == []
+
+
+def test_all_checkpoints_damaged_is_none_with_a_word_for_each(tmp_path):
+    save(tmp_path, 5, 10)
+    for path in (tmp_path / "checkpoints").iterdir():
+        flip(path / "arrays.npz")
+    found, said = load(tmp_path)
+    assert found is None and ["step_00000010" in said[0], "step_00000005" in said[1]] == [True, True]
+
+
+def test_a_step_may_be_damaged_twice(tmp_path):
+    for _ in range(2):
+        save(tmp_path, 5, 10)
+        flip(tmp_path / "checkpoints" / "step_00000010" / "arrays.npz")
+        assert load(tmp_path)[0][1] == {"step": 5}
+
+
+def test_set_aside_checkpoints_do_not_count_as_kept(tmp_path):
+    save(tmp_path, 5, 10)
+    flip(tmp_path / "checkpoints" / "step_00000010" / "arrays.npz")
+    load(tmp_path)
+    save(tmp_path, 15, 20)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000010.corrupt", "step_00000015", "step_00000020"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_checkpoint_with_a_value_that_is_not_finite_is_never_written(value, tmp_path):
+    save(tmp_path, 5)
+    bad = arrays(10)
+    bad["weight/0"][1, 1] = value
+    with pytest.raises(Refusal) as refused:
+        runs.save_checkpoint(tmp_path, 10, bad, {"step": 10})
+    assert refused.value.kind == "numerics" and "weight/0" in str(refused.value) and "10" in str(refused.value)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_00000005"]
+
+
+@pytest.mark.parametrize("best, elbo", [(-math.inf, -3.0), (-math.inf, math.nan), (-3.0, math.inf)])
+def test_figures_that_are_not_finite_are_written_or_refused_as_numerics(best, elbo, tmp_path):
+    """The best ELBO is minus infinity as long as every validation gave NaN."""
+    state = {"step": 5, "watch": {"best": best}, "history": [{"validation": {"elbo": elbo}}]}
+    try:
+        runs.save_checkpoint(tmp_path, 5, arrays(5), state)
+    except Refusal as refused:
+        assert refused.kind == "numerics"
+    else:
+        assert repr(load(tmp_path)[0][1]) == repr(state)
+
+
+def test_pickled_objects_in_a_checkpoint_are_not_unpickled(tmp_path):
+    save(tmp_path, 5)
+
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "called"),)
+
+    with storage.publish(tmp_path / "checkpoints" / "step_00000010") as folder:
+        np.savez(folder / "arrays.npz", x=np.array([Payload()], dtype=object))
+        storage.write_json(folder / "state.json", {"step": 10})
+    assert load(tmp_path)[0][1] == {"step": 5} and not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("step", [15, 10], ids=["next step", "same step again"])
+@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
+def test_a_crash_at_any_call_of_a_save_loses_no_checkpoint(once, step, tmp_path, monkeypatch):
+    folder, wrong = tmp_path / "run", []
+
+    def start():
+        shutil.rmtree(folder, ignore_errors=True)
+        save(folder, 5, 10)
+
+    def check(raised, calls):
+        (_, state), said = load(folder)
+        if state["step"] < 10 or said:
+            wrong.append((state, said, calls))
+
+    assert sweep(monkeypatch, start, lambda: save(folder, step), check, Crash(), once) >= 20
+    assert wrong == []
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
+def test_what_a_crash_leaves_lying_about_is_gone_after_the_next_saves(once, tmp_path, monkeypatch):
+    folder, left = tmp_path / "run", []
+
+    def start():
+        shutil.rmtree(folder, ignore_errors=True)
+        save(folder, 5, 10)
+
+    def check(raised, calls):
+        save(folder, 20, 25)
+        if sorted(os.listdir(folder / "checkpoints")) != ["step_00000020", "step_00000025"]:
+            left.append((os.listdir(folder / "checkpoints"), calls[-3:]))
+
+    sweep(monkeypatch, start, lambda: save(folder, 15), check, Crash(), once)
+    assert left == []
+
+
+@pytest.mark.parametrize("name", ["a name with spaces", "ünï-cödé", "x=1", "a", "A.b_c-d+e=f@g", "漢字"])
+def test_a_run_may_be_called_so(name):
+    assert runs.folder_of(override(Config(), "name", name)).name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/tmp/x",
+        "a\\..\\b",
+        ".hidden",
+        "-x",
+        "~",
+        "a\n",
+        "a\x00b",
+        "a:b",
+        "a*",
+        "$(x)",
+        "x" * 101,
+        "漢" * 100,
+        " x",
+    ],
+    ids=repr,
+)
+def test_a_run_may_not_be_called_so(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal) as refused:
+        runs.claim(runs.folder_of(override(Config(), "name", name)), Config(), overwrite=True)
+    assert refused.value.kind == "usage" and "name" in str(refused.value)
+
+
+def begin(folder, config):
+    runs.begin(folder, config, override(config, "model.encoder", "Dense()"), Images(shape=(8, 8, 1), levels=17))
+
+
+def test_a_folder_is_claimed_for_one_configuration(tmp_path):
+    folder, config = tmp_path / "run", Config(name="run")
+    assert runs.claim(folder, config, False) is None
+    begin(folder, config)
+    assert runs.claim(folder, config, False) is None  # not finished: to be continued
+    storage.write_json(folder / "report.json", {"here": 1})
+    assert runs.claim(folder, config, False) == {"here": 1}
+    assert runs.claim(folder, override(config, "model.encoder", "Dense()"), False) == {"here": 1}  # as it was resolved
+    assert runs.claim(folder, override(config, "training.epochs", 200.0), False) is None  # longer
+    for path, value in (("seed", 1), ("data.batch_size", 7), ("model.encoder", "Conv()"), ("optimizer.learning_rate", 0.5)):
+        with pytest.raises(Refusal) as refused:
+            runs.claim(folder, override(config, path, value), False)
+        message = str(refused.value)
+        assert refused.value.kind == "usage" and path in message and str(value) in message
+        assert "--overwrite" in message and "--name" in message and len(message.splitlines()) <= 6
+    assert runs.claim(folder, override(config, "seed", 1), True) is None and not folder.exists()
+
+
+def test_a_file_in_the_place_of_a_run_stays(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(Refusal) as refused:
+            runs.claim(tmp_path / "run", Config(), overwrite)
+        assert refused.value.kind == "usage" and str(tmp_path / "run") in str(refused.value)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_finished_run_that_is_prolonged_and_killed_is_not_finished(tmp_path):
+    folder, config = tmp_path / "run", Config(name="run")
+    begin(folder, config)
+    storage.write_json(folder / "report.json", {"here": 1})
+    longer = override(config, "training.epochs", 200.0)
+    assert runs.claim(folder, longer, False) is None
+    begin(folder, longer)  # and here it is killed
+    assert runs.claim(folder, longer, False) is None
