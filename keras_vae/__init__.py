@@ -15,5 +15,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'keras_vae' has no attribute {name!r}")
 
 
-if "keras" in sys.modules:
+if sys.modules.get("keras"):
     from keras_vae.vae import VAE  # who has Keras loaded already may go on to load a model: Keras must know the class

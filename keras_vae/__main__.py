@@ -4,6 +4,7 @@ A run with a class of your own needs --trust MODULE: code named by a file is nev
 """
 
 import argparse
+import functools
 import importlib
 import io
 from pathlib import Path
@@ -164,11 +165,10 @@ def export(run: str, /, output: Path | None = None) -> None:
         output: folder to publish as; default: RUN/serving/<next number>.
     """
     loaded = _load(run)
-    from keras_vae import serving
+    from keras_vae import runs, serving
 
     if output is None:
-        versions = [int(path.name) for path in (loaded.folder / "serving").glob("*") if path.name.isdigit()]
-        output = loaded.folder / "serving" / str(max(versions, default=0) + 1)
+        output = runs.next_version(loaded.folder)
     elif output.exists():
         raise Refusal("usage", f"{output} exists", where="--output", fix="name a new folder")
     examples = loaded.modality.decode(loaded.vae.sample(64)).numpy()
@@ -226,7 +226,12 @@ def _write(loaded, output: Path | None, name: str, array, picture=None, columns:
         print(f"{folder / name}.png")
 
 
-VERBS = {verb.__name__: verb for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export)}
+def _later(verb):
+    """The same signature, but a call only returns what is to be called: parsing and doing are apart."""
+    return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
+
+
+VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export)}
 
 
 def program(arguments) -> None:
@@ -240,7 +245,9 @@ def program(arguments) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise Refusal("usage", f"cannot import {module}: {error}", where="--trust") from None
-    tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, prog="python -m keras_vae", description=__doc__)
+    about = {"prog": "python -m keras_vae", "description": __doc__}
+    verb = command.brief(lambda: tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, **about), arguments)
+    verb()
 
 
 if __name__ == "__main__":

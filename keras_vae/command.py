@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -9,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from keras_vae import components, presets
-from keras_vae.config import Config, check, override, read, to_json
+from keras_vae.config import Config, check, flatten, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
 
@@ -48,6 +50,7 @@ def parse(arguments: list[str]) -> Command:
         config = override(config, *_setting(setting))
     default = Command(**{item.name: getattr(config, item.name) for item in fields(Config)}, set=tuple(known.set))
     default = Command(**{**vars(default), "config": Path(known.config) if known.config else None})
+    check(config)
     command = _typed(default, flags)
     check(plain(command))
     return command
@@ -134,4 +137,25 @@ def _setting(text: str) -> tuple[str, object]:
 def _typed(default: Command, flags: list[str]) -> Command:
     import tyro
 
-    return tyro.cli(Command, args=flags, default=default, prog="train.py", config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction))
+    options = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
+    return brief(lambda: tyro.cli(Command, args=flags, default=default, prog="train.py", config=options), flags, FLAGS)
+
+
+FLAGS = ["--" + path.replace("_", "-") for path in flatten(Command())]
+
+
+def brief(call, arguments: list[str], flags=()):
+    """`call()`, a tyro command line, with its framed errors in few lines: `Refusal` (usage), and the nearest of `flags`."""
+    if {"-h", "--help"} & set(arguments):
+        return call()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return call()
+    except SystemExit:
+        framed = [line.strip("│╭╰─╮╯- \n") for line in said.getvalue().splitlines()]
+        words = " ".join(line for line in framed[1:] if line)
+        unknown = next((word for word in arguments if word.startswith("--") and word.partition("=")[0] not in flags), None)
+        if unknown and flags:
+            raise Refusal("usage", f"unknown option {unknown}: {nearest(unknown, flags)}", fix="--help shows all options") from None
+        raise Refusal("usage", words.partition(" For full helptext")[0][:400], fix="--help shows all options") from None

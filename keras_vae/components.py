@@ -9,6 +9,8 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -24,17 +26,21 @@ ROOMS = {
     "prior": ("priors", "Prior"),
     "likelihood": ("likelihoods", "Likelihood"),
     "objective": ("objectives", "Objective"),
-    "decay": ("schedules", ""),
+    "decay": ("schedules", "Decay"),
 }
 
 
-def parse(text: str) -> tuple[str, dict]:
-    """ "Name(option=value, ...)" -> (name, options); values are Python literals. A bare "Name" has no options."""
+def parse(text: str, where: str = "") -> tuple[str, dict]:
+    """ "Name(option=value, ...)" -> (name, options); values are Python literals. A bare "Name" has no options. `where`: for refusals."""
+
+    shown = text if len(text) <= 100 else text[:100] + "..."
 
     def refuse(why: str):
-        return Refusal("usage", f"cannot read the component {text!r}", why=why, fix='write it like "Normal(size=32)"')
+        return Refusal("usage", f"cannot read the component {shown!r}", where, why[:200], 'write it like "Normal(size=32)"')
 
     prefix, colon, call = text.strip().rpartition(":") if ":" in text.partition("(")[0] else ("", "", text.strip())
+    if colon and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", prefix):
+        raise refuse("a class of your own is named package.module:Class")
     try:
         node = ast.parse(call, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -47,9 +53,21 @@ def parse(text: str) -> tuple[str, dict]:
         raise refuse("every option is given by name")
     try:
         options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-    except (ValueError, TypeError):
-        raise refuse("option values are plain numbers, strings, True/False/None and tuples of these") from None
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        options = {"": object()}
+    if not all(_plain(value) for value in options.values()):
+        raise refuse("option values are plain numbers, strings, True/False/None and tuples of these")
+    if len(options) < len(node.keywords):
+        raise refuse("an option is given twice")
     return prefix + colon + node.func.id, options
+
+
+def _plain(value) -> bool:
+    return all(map(_plain, value)) if isinstance(value, tuple) else value is None or isinstance(value, (bool, int, str)) or _finite(value)
+
+
+def _finite(value) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def write(name: str, options: dict) -> str:
@@ -85,9 +103,14 @@ def find(kind: str, name: str) -> type:
             raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=where, fix=fix)
         return getattr(importlib.import_module(f"keras_vae.{ROOMS[kind][0]}"), name)
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise Refusal("usage", f"cannot import {name!r}: {error}", where=where, fix="check the spelling and PYTHONPATH") from None
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the user's module raises
+        why = f"{type(error).__name__}: {error}"[:200]
+        raise Refusal("usage", f"cannot import {name!r}", where, why, "check the spelling and PYTHONPATH") from error
+    room, base = ROOMS[kind]
+    if not (isinstance(found, type) and issubclass(found, getattr(importlib.import_module(f"keras_vae.{room}"), base))):
+        raise Refusal("usage", f"{name!r} is not a class derived from keras_vae.{room}.{base}", where, fix="see docs/adding.md")
+    return found
 
 
 def refuse_foreign(parts: dict[str, str]) -> None:

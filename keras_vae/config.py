@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -169,7 +168,7 @@ def check(config: Config) -> Config:
         _check_type(path, value)
         if path in RANGES and value is not None:
             least, most, inclusive = RANGES[path]
-            if not (math.isfinite(value) and (least <= value if inclusive else least < value) and value <= most):
+            if not (-most <= value <= most and (least <= value if inclusive else least < value) and value <= most):
                 bound = "at least" if inclusive else "above"
                 raise Refusal("usage", f"{path} = {value} is out of range", why=f"it must be {bound} {least} and at most {most:g}")
     if config.training.steps is None and config.training.epochs is None:
@@ -179,7 +178,7 @@ def check(config: Config) -> Config:
     for path, kind in COMPONENTS.items():
         text = flatten(config)[path]
         if text != "auto":
-            name, options = components.parse(text)
+            name, options = components.parse(text, path)
             if ":" not in name:
                 _check_component(path, kind, name, options)
     return config
@@ -210,6 +209,8 @@ def _check_type(path: str, value) -> None:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return
         if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            if value == "":
+                raise Refusal("usage", f"{path} = '' is empty", where=path, fix="python train.py --print-config")
             return
     wanted = " or ".join("empty" if kind is types.NoneType else kind.__name__ for kind in allowed)
     raise Refusal("usage", f"{path} = {value!r} has the wrong type", where=path, why=f"it must be {wanted}")

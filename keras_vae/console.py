@@ -76,11 +76,11 @@ class Console:
             table.add_row(*row)
         self.rich.print(table, soft_wrap=False)
 
-    def done(self, folder, rows, seconds: float) -> None:
+    def done(self, folder, rows, served: str, seconds: float) -> None:
         """The table, where things are, and what to type next."""
         self.table(f"{folder.name}: test split", rows)
         run = shlex.quote(str(folder))
-        self.log(f"{seconds:.0f} seconds. Pictures: {folder}/pictures/  SavedModel: {folder}/serving/1  Figures: {folder}/report.json")
+        self.log(f"{seconds:.0f} seconds. Pictures: {folder}/pictures/  SavedModel: {served}  Figures: {folder}/report.json")
         self.log("Next:")
         for command in (
             f"python -m keras_vae sample {run}",

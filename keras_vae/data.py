@@ -111,8 +111,9 @@ def _tfds(name: str, data_dir: str | None, log) -> tuple[dict, int]:
     logging.getLogger("absl").setLevel(logging.ERROR)  # else it warns of every folder it finds empty
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        known = nearest(name, tfds.list_builders()) if "/" not in name else str(error)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
+        bare = name.partition("/")[0].partition(":")[0]
+        known = str(error)[:200].partition("\n")[0] if bare in tfds.list_builders() else nearest(bare, tfds.list_builders())
         raise Refusal("usage", f"TensorFlow Datasets has no {name!r}: {known}", where="data.source") from None
     if "image" not in (builder.info.features or {}):
         raise Refusal(
@@ -143,11 +144,17 @@ def _read(builder, split: str, prepare) -> np.ndarray:
         lambda row: prepare(row["image"]), num_parallel_calls=tf.data.AUTOTUNE
     )
     array = None
-    for number, image in enumerate(images.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()):
-        array = np.empty((records, *image.shape), np.uint8) if array is None else array
-        if image.shape != array.shape[1:]:
-            raise Refusal("data", f"image {number} of {split} is {image.shape}, the first is {array.shape[1:]}", where=builder.name)
-        array[number] = image
+    try:
+        for number, image in enumerate(images.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()):
+            array = np.empty((records, *image.shape), np.uint8) if array is None else array
+            if image.shape != array.shape[1:]:
+                raise Refusal("data", f"image {number} of {split} is {image.shape}, the first is {array.shape[1:]}", where=builder.name)
+            if image.dtype != np.uint8:
+                raise Refusal("data", f"the images are {image.dtype}, not uint8", where=builder.name)
+            array[number] = image
+    except tf.errors.DataLossError as error:
+        fix = f"delete {builder.data_dir} and prepare it again"
+        raise Refusal("data", f"a record file of {split} is damaged", str(builder.data_dir), error.message[:200], fix) from None
     return array
 
 

@@ -13,7 +13,9 @@ class Refusal(Exception):
     """A mistake the user can mend. `kind` is a key of `EXIT_CODES`."""
 
     def __init__(self, kind: str, what: str, where: str = "", why: str = "", fix: str = ""):
-        self.kind, self.what, self.where, self.why, self.fix = kind, what, where, why, fix
+        self.kind = kind
+        # One line each: what other libraries say can be a page.
+        self.what, self.where, self.why, self.fix = (" ".join(str(text).split()) for text in (what, where, why, fix))
         super().__init__(what)
 
     @property

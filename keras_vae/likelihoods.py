@@ -87,8 +87,8 @@ class Binomial(Likelihood):
 
     def __init__(self, levels: int = 256, **kwargs):
         super().__init__(**kwargs)
-        if levels < 2:
-            raise ValueError("levels must be at least 2")
+        if not isinstance(levels, int) or levels < 2:
+            raise ValueError("levels must be a whole number of at least 2")
         self.levels = levels
 
     def distribution(self, output):

@@ -76,10 +76,12 @@ def normal(seed: Seed, shape) -> tf.Tensor:
 
 
 def bernoulli(seed: Seed, numerator, denominator: int) -> tf.Tensor:
-    """Bernoulli(numerator / denominator) as float32 0 or 1, for whole numerators [B, ...] up to `denominator` < 2**16.
+    """Bernoulli(numerator / denominator) as float32 0 or 1, for whole numerators [B, ...] up to `denominator` < 2**15.
 
     Sixteen bits a draw (half a Philox word): the probability is exact to 2**-17.
     """
+    if not 1 <= denominator < 2**15:
+        raise ValueError(f"denominator must be between 1 and {2**15 - 1}, not {denominator}")
     shape = (tf.shape(numerator)[0], math.prod(numerator.shape[1:]))
     half = -(-shape[1] // 2)
     words = bits(seed, (shape[0], half))

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import re
+import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ class Run:
 
 def folder_of(config: Config) -> Path:
     """saved_models/<name>; `Refusal` (usage) for a name that is not a plain file name."""
-    if not re.fullmatch(r"[\w][\w .+=@-]{0,99}", config.name or ""):
+    if not re.fullmatch(r"[\w][\w .+=@-]*", config.name or "") or len(config.name.encode()) > 100:
         raise Refusal(
             "usage",
             f"{config.name!r} cannot be the name of a run",
@@ -66,8 +69,10 @@ def load(folder: str | Path) -> Run:
     modality = read_modality(folder)
     vae = build(config, modality)
     try:
-        vae.load_weights(folder / "model.keras")
-    except (ValueError, OSError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what Keras cannot load it only warns of
+            vae.load_weights(folder / "model.keras")
+    except (ValueError, OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UserWarning) as error:
         raise Refusal(
             "model", "the weights do not fit the configuration", where=str(folder / "model.keras"), why=str(error)[:300]
         ) from None
@@ -78,8 +83,8 @@ def read_modality(folder: Path) -> Images:
     try:
         values = json.loads((folder / "modality.json").read_text())
         return Images(**{**values, "shape": tuple(values["shape"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)) from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None
 
 
 def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
@@ -87,9 +92,7 @@ def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
     (usage) if another configuration lives there."""
     if folder.exists() and not folder.is_dir():
         raise Refusal("usage", f"{folder} is a file", where="name", fix="--name ANOTHER")
-    if overwrite and folder.exists():
-        storage.remove(folder)
-    if not (folder / "modality.json").exists():
+    if overwrite or not (folder / "modality.json").exists():
         return None
     if difference := changed(folder, config):
         shown = "; ".join(f"{path} was {old!r}, now {new!r}" for path, (old, new) in list(difference.items())[:4])
@@ -100,8 +103,11 @@ def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
     return None
 
 
-def begin(folder: Path, asked: Config, config: Config, modality: Images) -> None:
-    """Write what identifies the run; modality.json, the last, makes it one."""
+def begin(folder: Path, asked: Config, config: Config, modality: Images, overwrite: bool = False) -> None:
+    """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds."""
+    if overwrite and folder.exists():
+        storage.remove(folder)
+    storage.discard(folder / "report.json")
     storage.write(folder / "asked.json", configuration.to_json(asked))
     storage.write(folder / "config.json", configuration.to_json(config))
     storage.write_json(folder / "modality.json", dataclasses.asdict(modality))
@@ -115,12 +121,21 @@ def changed(folder: Path, config: Config) -> dict[str, tuple]:
     return {path: (asked[path], value) for path, value in new.items() if value not in (asked[path], resolved[path]) and path not in FREE}
 
 
+def next_version(folder: Path) -> Path:
+    """Where the next SavedModel goes: serving/1, serving/2, ...; a server takes the highest."""
+    versions = [int(path.name) for path in (folder / "serving").glob("*") if path.name.isdigit()]
+    return folder / "serving" / str(max(versions, default=0) + 1)
+
+
 def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], state: dict) -> None:
     """Commit one checkpoint, then drop the oldest beyond `KEPT`."""
+    path = folder / "checkpoints" / f"step_{step:08d}"
+    if path.exists():
+        return  # a step has one state
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise Refusal("numerics", f"{name} is not finite", where=f"step {step}", why="such a checkpoint is never written")
-    with storage.publish(folder / "checkpoints" / f"step_{step:08d}") as temporary:
+    with storage.publish(path) as temporary:
         with open(temporary / "arrays.npz", "wb") as file:
             np.savez(file, **arrays)
         storage.write_json(temporary / "state.json", state)
@@ -137,9 +152,11 @@ def load_checkpoint(folder: Path, log=print):
                 return {key: file[key] for key in file.files}, json.loads((path / "state.json").read_text())
         except (Refusal, OSError, ValueError, KeyError) as error:
             log(f"warning: {path} is damaged and set aside ({error}); using the one before")
-            path.rename(path.with_name(path.name + ".corrupt"))
+            number = len(list(path.parent.glob(f"{path.name}.corrupt*")))
+            path.rename(path.with_name(f"{path.name}.corrupt{number or ''}"))
     return None
 
 
 def _committed(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("checkpoints/step_*") if path.suffix != ".corrupt")
+    found = [path for path in folder.glob("checkpoints/step_*") if path.name.removeprefix("step_").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))

@@ -28,8 +28,19 @@ def rise(step, length: int, shape: str, cycles: int = 1) -> tf.Tensor:
     return RISES[shape](progress)
 
 
+class Decay:
+    """The contract: a frozen dataclass, called with `progress` and `step`, both float32 tensors."""
+
+    def __call__(self, progress, step):
+        raise NotImplementedError
+
+    def _require(self, right: bool, rule: str) -> None:
+        if not right:
+            raise ValueError(rule)
+
+
 @dataclass(frozen=True)
-class Constant:
+class Constant(Decay):
     """factor = 1."""
 
     def __call__(self, progress, step):
@@ -37,46 +48,56 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Decay):
     """factor = final + (1 - final) (1 + cos(pi progress)) / 2 (SGDR; Loshchilov and Hutter 2016)."""
 
     final: float = 0.01
+
+    def __post_init__(self):
+        self._require(0.0 <= self.final <= 1.0, "final must be between 0 and 1")
 
     def __call__(self, progress, step):
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + tf.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
-class Exponential:
+class Exponential(Decay):
     """factor = final ** progress."""
 
     final: float = 0.01
+
+    def __post_init__(self):
+        self._require(0.0 < self.final <= 1.0, "final must be above 0 and at most 1")
 
     def __call__(self, progress, step):
         return tf.pow(self.final, progress)
 
 
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(Decay):
     """factor = final + (1 - final) (1 - progress) ** power."""
 
     power: float = 1.0
     final: float = 0.0
+
+    def __post_init__(self):
+        self._require(0.0 <= self.final <= 1.0 and self.power > 0.0, "final must be between 0 and 1 and power positive")
 
     def __call__(self, progress, step):
         return self.final + (1.0 - self.final) * tf.pow(1.0 - progress, self.power)
 
 
 @dataclass(frozen=True)
-class Piecewise:
+class Piecewise(Decay):
     """factor = factors[i] from progress boundaries[i] on, 1 before the first."""
 
     boundaries: tuple = (0.5, 0.75)
     factors: tuple = (0.1, 0.01)
 
     def __post_init__(self):
-        if len(self.boundaries) != len(self.factors) or list(self.boundaries) != sorted(self.boundaries):
-            raise ValueError("Piecewise needs rising `boundaries` and as many `factors`")
+        rising = list(self.boundaries) == sorted(self.boundaries)
+        self._require(rising and len(self.boundaries) == len(self.factors), "Piecewise needs rising boundaries and as many factors")
+        self._require(all(factor >= 0.0 for factor in self.factors), "factors must not be negative")
 
     def __call__(self, progress, step):
         factor = tf.ones_like(progress)
@@ -86,17 +107,20 @@ class Piecewise:
 
 
 @dataclass(frozen=True)
-class InverseSquareRoot:
+class InverseSquareRoot(Decay):
     """factor = sqrt(knee / max(step, knee)) (Attention Is All You Need; Vaswani et al. 2017)."""
 
     knee: int = 1000
+
+    def __post_init__(self):
+        self._require(self.knee >= 1, "knee must be at least 1")
 
     def __call__(self, progress, step):
         return tf.sqrt(self.knee / tf.maximum(step, float(self.knee)))
 
 
 @dataclass(frozen=True)
-class Plateau:
+class Plateau(Decay):
     """factor *= `factor` each time the validation ELBO has not risen for `patience` evaluations, down to `final`.
 
     The host watches the ELBO and keeps the product (see `training.Plateau` state); the step only multiplies by it.
@@ -105,6 +129,12 @@ class Plateau:
     factor: float = 0.3
     patience: int = 3
     final: float = 0.001
+
+    def __post_init__(self):
+        self._require(
+            0.0 < self.factor < 1.0 and self.patience >= 1 and 0.0 <= self.final < 1.0,
+            "factor must be between 0 and 1, patience at least 1, final in [0, 1)",
+        )
 
     def __call__(self, progress, step):
         return tf.ones_like(progress)

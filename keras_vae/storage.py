@@ -4,6 +4,7 @@ write to a temporary name -> fsync the files -> MANIFEST.json with SHA-256 -> fs
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,17 +20,18 @@ MANIFEST = "MANIFEST.json"
 def replacing(path: str | Path):
     """Yields a temporary path of the same suffix; what was written there replaces `path` atomically when the block ended well."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         with _space(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write(path: str | Path, content: bytes | str) -> None:
@@ -39,7 +41,12 @@ def write(path: str | Path, content: bytes | str) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Replace one JSON file atomically; `Refusal` (numerics) for a number that is not finite."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise Refusal("numerics", "a figure is not finite", where=str(path), why=str(error)) from None
+    write(path, text + "\n")
 
 
 def lines(values: list[dict]) -> str:
@@ -55,27 +62,27 @@ def append_line(path: str | Path, value: dict) -> None:
 
 @contextlib.contextmanager
 def publish(final: str | Path):
-    """A folder that appears under its name only when the block ended well:
+    """A folder that appears under its name only when the block ended well, and is never replaced:
 
     with publish("serving/1") as folder: ...  # write into `folder`
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".tmp-{final.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
         with _space(final):
+            if final.exists():
+                raise FileExistsError(errno.EEXIST, "it exists, and what was published is never replaced")
+            final.parent.mkdir(parents=True, exist_ok=True)
+            sweep(final.parent)
+            temporary.mkdir()
             yield temporary
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
             entries = {str(path.relative_to(temporary)): _fingerprint(path) for path in files}
             write_json(temporary / MANIFEST, {"files": entries})
             for folder in sorted({path.parent for path in files}):
                 _sync_directory(folder)
-        if final.exists():
-            remove(final)
-        os.rename(temporary, final)
-        _sync_directory(final.parent)
+            os.rename(temporary, final)
+            _sync_directory(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -86,23 +93,36 @@ def verify(folder: str | Path) -> None:
     try:
         entries = json.loads((folder / MANIFEST).read_text())["files"]
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refusal("model", "the folder has no readable MANIFEST.json", where=str(folder), why=str(error)) from None
-    for name, (size, digest) in expected.items():
-        path = folder / name
-        found = _fingerprint(path) if path.is_file() else {"bytes": None, "sha256": None}
-        if (found["bytes"], found["sha256"]) != (size, digest):
-            raise Refusal(
-                "model", "a file does not match its MANIFEST", where=str(path), why="it was changed, cut or removed after it was written"
-            )
+        found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Refusal("model", "the folder has no readable MANIFEST.json", where=str(folder), why=str(error)[:200]) from None
+    for name in sorted(found | set(expected)):
+        entry = _fingerprint(folder / name) if name in found else {}
+        if (entry.get("bytes"), entry.get("sha256")) != expected.get(name):
+            why = "it was changed, cut, added or removed since"
+            raise Refusal("model", "a file does not match its MANIFEST", where=f"{folder}/{name}"[:300], why=why)
 
 
 def remove(folder: str | Path) -> None:
     """Make a published folder disappear at once, then delete it."""
     retired = Path(folder).with_name(f".old-{Path(folder).name}")
-    shutil.rmtree(retired, ignore_errors=True)
-    os.rename(folder, retired)
-    shutil.rmtree(retired)
+    with _space(folder):
+        shutil.rmtree(retired, ignore_errors=True)
+        os.rename(folder, retired)
+        shutil.rmtree(retired)
+
+
+def discard(path: str | Path) -> None:
+    """Delete one file, if it is there."""
+    with _space(path):
+        Path(path).unlink(missing_ok=True)
+
+
+def sweep(folder: str | Path) -> None:
+    """Delete what a crash left half-written or half-deleted in a folder."""
+    for pattern in (".tmp-*", ".old-*"):
+        for path in Path(folder).glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _fingerprint(path: Path) -> dict:

@@ -274,7 +274,7 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     finished = runs.claim(folder, config, overwrite)
     if finished:
         console.log(f"{folder} is finished; --overwrite starts again, --name NAME starts another")
-        console.done(folder, report.rows(finished), finished["seconds"]["total"])
+        console.done(folder, report.rows(finished), finished["serving"]["path"], finished["seconds"]["total"])
         return finished
     asked, dataset = config, data.load(config.data, console.log)
     config, decisions = resolve(config, dataset)
@@ -283,7 +283,7 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     vae.adapt(dataset.encoded("train", 0, 10000))
     total = total_steps(config, len(dataset.train))
     console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
-    runs.begin(folder, asked, config, dataset.modality)
+    runs.begin(folder, asked, config, dataset.modality, overwrite)
 
     trainer = Trainer(vae, dataset, config, total)
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
@@ -311,7 +311,8 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     began = time.perf_counter()
     with storage.replacing(folder / "model.keras") as temporary:
         vae.save(temporary)
-    difference = serving.export(vae, dataset.modality, folder / "serving" / "1", dataset.test[:64])
+    version = runs.next_version(folder)
+    difference = serving.export(vae, dataset.modality, version, dataset.test[:64])
     seconds = {"data": data_seconds, **trainer.seconds, "export": time.perf_counter() - began}
     result = {
         "report_version": report.REPORT_VERSION,
@@ -325,12 +326,12 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
             "examples_per_second": trainer.examples_per_second,
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
-        "serving": {"path": str(folder / "serving" / "1"), "largest_difference": difference},
+        "serving": {"path": str(version), "largest_difference": difference},
         "seconds": {**seconds, "total": time.perf_counter() - started},
         "versions": devices.describe(),
     }
     storage.write_json(folder / "report.json", result)
-    console.done(folder, report.rows(result), result["seconds"]["total"])
+    console.done(folder, report.rows(result), str(version), result["seconds"]["total"])
     return result
 
 

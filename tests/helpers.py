@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import VAE
+from keras_vae.networks import decoders, encoders
 from keras_vae.noise import Seed
 from keras_vae.vae import as_batch
 
@@ -73,7 +74,7 @@ def in_fresh_process(code: str, *arguments) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-class FlatEncoder(keras.layers.Layer):
+class FlatEncoder(encoders.Encoder):
     """The data itself as features: with the posterior's own projection, a linear encoder."""
 
     def compute_output_shape(self, x_shape):
@@ -83,7 +84,7 @@ class FlatEncoder(keras.layers.Layer):
         return tf.reshape(x, (-1, math.prod(x.shape[1:])))
 
 
-class SameDecoder(keras.layers.Layer):
+class SameDecoder(decoders.Decoder):
     """The latent itself as features: with the likelihood's own projection, a linear decoder."""
 
     def compute_output_shape(self, z_shape):

@@ -71,12 +71,12 @@ WRITES = {
     "open": {"runs": "into the folder that storage.publish commits"},
     "savez": {"runs": "into the folder that storage.publish commits", "serving": "into memory"},
     "write_bytes": {"serving": "questions for the fresh process, in a temporary folder outside the run"},
-    "write_out": {"serving": "into the folder that storage.publish commits"},
     "create_file_writer": {"report": "TensorBoard appends to its own event files"},
     "savefig": {"report": "into memory"},
     "save": {
         "modalities.images": "into memory",
         "__main__": "into memory",
+        "serving": "into the folder that storage.publish commits",
         "training": "into the file that storage.replacing commits",
     },
     "rename": {"runs": "sets a damaged checkpoint aside, which is one rename"},

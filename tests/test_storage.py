@@ -98,7 +98,7 @@ def test_write_json_is_json_that_others_can_read(tmp_path):
     storage.write_json(tmp_path / "x.json", {"a": [1, 2.5, None, "ä"]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "ä"]}
     for value in (math.nan, math.inf):
-        with pytest.raises(ValueError):
+        with pytest.raises(Refusal, match="not finite"):
             storage.write_json(tmp_path / "x.json", value)
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "ä"]} and hidden(tmp_path) == []
 
@@ -115,32 +115,28 @@ def test_what_raises_inside_replacing_leaves_the_old_file(error, tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Crash(), Refusal("data", "x")], ids=repr)
-@pytest.mark.parametrize("before", [None, OLD], ids=["new", "again"])
-def test_what_raises_inside_publish_leaves_what_was_there(error, before, tmp_path):
+def test_what_raises_inside_publish_leaves_nothing(error, tmp_path):
     folder = tmp_path / "serving" / "1"
-    if before:
-        put(folder, before)
     with pytest.raises(type(error)), storage.publish(folder) as temporary:
         (temporary / "a.txt").write_bytes(b"half of the n")
         raise error
-    assert os.listdir(folder.parent) == (["1"] if before else [])
-    assert before is None or read(folder) == before
+    assert os.listdir(folder.parent) == []
 
 
-def test_a_published_folder_verifies_moves_and_is_replaced(tmp_path):
+def test_a_published_folder_verifies_moves_and_is_never_replaced(tmp_path):
     put(tmp_path / "1", OLD)
     assert read(tmp_path / "1") == OLD
-    put(tmp_path / "1", NEW)
-    assert read(tmp_path / "1") == NEW and os.listdir(tmp_path) == ["1"]
+    with pytest.raises(Refusal, match="never replaced"):
+        put(tmp_path / "1", NEW)
+    assert read(tmp_path / "1") == OLD and os.listdir(tmp_path) == ["1"]
     shutil.copytree(tmp_path / "1", tmp_path / "elsewhere" / "2")
-    assert read(tmp_path / "elsewhere" / "2") == NEW
+    assert read(tmp_path / "elsewhere" / "2") == OLD
 
 
 def test_a_folder_left_by_a_killed_process_does_not_leak_into_the_next(tmp_path):
     (tmp_path / ".tmp-1").mkdir()
     (tmp_path / ".tmp-1" / "stale").write_text("from before")
     (tmp_path / ".old-1" / "x").mkdir(parents=True)
-    put(tmp_path / "1", OLD)
     put(tmp_path / "1", NEW)
     assert read(tmp_path / "1") == NEW and os.listdir(tmp_path) == ["1"]
 
@@ -243,30 +239,13 @@ def test_a_crash_at_any_call_leaves_no_half_of_a_new_folder(once, tmp_path, monk
 
     def check(raised, calls):
         assert not folder.exists() or read(folder) == NEW, calls
-        put(folder, NEW)
+        if not folder.exists():
+            put(folder, NEW)
+        storage.sweep(folder.parent)
         assert read(folder) == NEW and os.listdir(folder.parent) == ["1"]
 
     count = sweep(monkeypatch, lambda: shutil.rmtree(folder.parent, ignore_errors=True), lambda: put(folder, NEW), check, Crash(), once)
     assert count >= 15
-
-
-@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
-def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(once, tmp_path, monkeypatch):
-    folder, wrong = tmp_path / "serving" / "1", []
-
-    def start():
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        put(folder, OLD)
-
-    def check(raised, calls):
-        if not folder.exists() or read(folder) not in (OLD, NEW):
-            wrong.append(f"neither is there after {calls}")
-        put(folder, NEW)
-        if os.listdir(folder.parent) != ["1"] or read(folder) != NEW:
-            wrong.append(f"{os.listdir(folder.parent)} after {calls} and another publish")
-
-    assert sweep(monkeypatch, start, lambda: put(folder, NEW), check, Crash(), once) >= 20
-    assert wrong == []
 
 
 def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
@@ -286,15 +265,12 @@ def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
         assert "fsync" in calls[calls.index("rename") :] and "fsync" in calls[: calls.index("rename")]
 
 
-@pytest.mark.parametrize("before", [None, OLD], ids=["new", "again"])
-def test_a_full_disk_at_any_call_is_the_environments_fault(before, tmp_path, monkeypatch):
+def test_a_full_disk_at_any_call_is_the_environments_fault(tmp_path, monkeypatch):
     folder = tmp_path / "serving" / "1"
     said = []
 
     def start():
         shutil.rmtree(folder.parent, ignore_errors=True)
-        if before:
-            put(folder, before)
 
     def check(raised, calls):
         told = isinstance(raised, Refusal) and raised.kind == "environment" and str(tmp_path) in str(raised)
@@ -476,9 +452,8 @@ def test_pickled_objects_in_a_checkpoint_are_not_unpickled(tmp_path):
     assert load(tmp_path)[0][1] == {"step": 5} and not (tmp_path / "called").exists()
 
 
-@pytest.mark.parametrize("step", [15, 10], ids=["next step", "same step again"])
 @pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
-def test_a_crash_at_any_call_of_a_save_loses_no_checkpoint(once, step, tmp_path, monkeypatch):
+def test_a_crash_at_any_call_of_a_save_loses_no_checkpoint(once, tmp_path, monkeypatch):
     folder, wrong = tmp_path / "run", []
 
     def start():
@@ -490,7 +465,7 @@ def test_a_crash_at_any_call_of_a_save_loses_no_checkpoint(once, step, tmp_path,
         if state["step"] < 10 or said:
             wrong.append((state, said, calls))
 
-    assert sweep(monkeypatch, start, lambda: save(folder, step), check, Crash(), once) >= 20
+    assert sweep(monkeypatch, start, lambda: save(folder, 15), check, Crash(), once) >= 20
     assert wrong == []
 
 
@@ -567,7 +542,7 @@ def test_a_folder_is_claimed_for_one_configuration(tmp_path):
         message = str(refused.value)
         assert refused.value.kind == "usage" and path in message and str(value) in message
         assert "--overwrite" in message and "--name" in message and len(message.splitlines()) <= 6
-    assert runs.claim(folder, override(config, "seed", 1), True) is None and not folder.exists()
+    assert runs.claim(folder, override(config, "seed", 1), True) is None
 
 
 def test_a_file_in_the_place_of_a_run_stays(tmp_path):

@@ -202,8 +202,8 @@ def test_fit_takes_every_form_of_data():
         assert {"loss", "elbo", "distortion", "rate", "skipped"} <= set(history)
         assert history["elbo"][0] == pytest.approx(-(history["distortion"][0] + history["rate"][0]), rel=1e-5)
         results.append(arrays(vae.weights))
-    for result in results[1:4]:
-        assert equal(result, results[0])
+    assert equal(results[1], results[0]) and equal(results[2], results[0])
+    assert difference(results[3], results[0]) < 1e-5  # the mean over what a mask shows is summed in another order
     # A dataset is adapted to its first batch, an array to all of it: only the bias starts elsewhere.
     assert all(np.isfinite(weight).all() for weight in results[4])
 
@@ -400,7 +400,7 @@ def test_training_starts_near_the_model_without_a_latent(text, rule, networks):
 @pytest.mark.parametrize("floor", [1e-3, 0.5])
 def test_optimal_sigma_becomes_the_root_mean_square_error(floor):
     x, vae = sample_of(lambda x: x), build(SHAPE, keras.optimizers.SGD(0.0), likelihood=f"Normal(floor={floor})")
-    for _ in range(80):
+    for _ in range(200):
         vae.likelihood.update(vae.likelihood.reference(len(x)), tf.constant(x))
     sigma = float(tf.exp(vae.likelihood.reference(1).log_scale)[0, 0, 0, 0])
     error = np.sqrt(np.square(x - vae.likelihood.bias.numpy()).mean())

@@ -22,6 +22,11 @@ class Images:
 
     raw_dtype = "uint8"
 
+    def __post_init__(self):
+        sides = isinstance(self.shape, tuple) and len(self.shape) == 3 and all(type(side) is int and side >= 1 for side in self.shape)
+        if not sides or type(self.levels) is not int or not 2 <= self.levels <= 256 or self.binarize not in ("none", "dynamic"):
+            raise ValueError("images need a shape of three positive numbers, 2 to 256 levels, and binarize none or dynamic")
+
     def encode(self, raw, seed=None) -> tf.Tensor:
         """raw [B, H, W, C] -> x, float32. Binarisation draws with `seed`; without one it takes the likelier value (serving)."""
         if self.binarize == "none":
