@@ -3,8 +3,6 @@
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal, nearest
 
-DIGITS_NETWORK = "Dense(widths=(256, 256, 256), connections='residual', normalization='layer', dropout=0.1)"
-
 # A binary or grey image of 28 x 28: what reached the best validation ELBO per minute on MNIST.
 SMALL_IMAGES = {
     "data.batch_size": 256,
@@ -25,13 +23,7 @@ COLOUR_IMAGES = {
 }
 
 PRESETS: dict[str, dict[str, object]] = {
-    "digits": {
-        "data.source": "digits",
-        "model.encoder": DIGITS_NETWORK,
-        "model.decoder": DIGITS_NETWORK,
-        "training.epochs": 300.0,
-        "training.evaluate_every": 5.0,
-    },
+    "digits": {"data.source": "digits"},
     "mnist": {"data.source": "tfds:mnist", "data.binarize": "dynamic", **SMALL_IMAGES},
     "fashion_mnist": {"data.source": "tfds:fashion_mnist", **SMALL_IMAGES},
     "binarized_mnist": {"data.source": "tfds:binarized_mnist", **SMALL_IMAGES},

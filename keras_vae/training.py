@@ -294,13 +294,10 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     fit(trainer, evaluator, folder, board, console)
     vae = runs.build(config, dataset.modality)  # without optimizer and schedule: what is kept serves, it does not train
     trainer.give_best(vae)
-    evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
 
     console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
     began = time.perf_counter()
-    with console.progress("evaluating", min(len(dataset.test), config.evaluation.limit or sys.maxsize)) as advance:
-        test = evaluator.full("test", config.evaluation.samples, config.evaluation.limit, advance)
-    references = evaluator.references("test", config.evaluation.limit)
+    test, references = assess(vae, dataset, config, console)
     pictures = {**report.pictures(vae, dataset), "curves.png": report.curves(trainer.history)}
     trainer.seconds["evaluate"] += time.perf_counter() - began
     for name, content in pictures.items():
@@ -354,6 +351,15 @@ def dry_run(config: Config, console) -> None:
         ("disk", f"{(runs.KEPT + 1) * 2 * weights / 2**20:,.1f} MiB checkpoints at most, in {runs.folder_of(config)}"),
     ]
     console.card([*dataset.card(), *decisions, *describe(vae, config, total), *needs])
+
+
+def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, dict]:
+    """The final figures of a model on the test split, and the reference lines beside them."""
+    options = config.evaluation
+    evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
+    with console.progress("evaluating", min(len(dataset.test), options.limit or sys.maxsize)) as advance:
+        test = evaluator.full("test", options.samples, options.limit, advance)
+    return test, evaluator.references("test", options.limit)
 
 
 def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:

@@ -207,6 +207,7 @@ TYPOS = [
     (["--seed"], "--seed", "--seed"),
     (["--overwrite", "yes"], "yes", "yes"),
     (["--seed", "3", "mnist"], "mnist", "mnist"),
+    (["--data.batch_size", "3", "--devices.jit", "yes"], "yes", "auto"),  # underscores are no typo
     (["--set"], "--set", "--set"),
 ]
 
@@ -274,3 +275,7 @@ def test_list_takes_no_longer_than_a_second_and_a_half(python, train_py, tmp_pat
         assert python(train_py, "--list", "presets", cwd=tmp_path).returncode == 0
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 1.5
+
+
+def test_no_preset_is_the_digits_preset():
+    assert command.plain(command.parse([])) == command.plain(command.parse(["digits"]))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import command, config, data, evaluation, runs, serving, storage
+from keras_vae import command, config, data, evaluation, runs, serving, storage, training
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -339,3 +339,10 @@ def test_a_model_file_that_was_cut_is_refused(kept, copy):
     content = (copy / "model.keras").read_bytes()
     (copy / "model.keras").write_bytes(content[: int(kept * len(content))])
     assert refused_load(copy).kind == "model"
+
+
+def test_a_validation_that_is_not_a_number_is_never_the_best():
+    watch = training.Watch(None, None)
+    watch.see(math.nan, 1, warm=True)
+    assert watch.see(-3.0, 2, warm=True) and watch.state["best"] == -3.0
+    assert not watch.see(math.nan, 3, warm=True) and watch.state["best"] == -3.0

@@ -327,6 +327,13 @@ def test_a_full_disk_for_the_log_is_said():
     assert refused.value.kind == "environment" and "/dev/full" in str(refused.value)
 
 
+def test_two_folders_beside_each_other_may_be_written_at_once(tmp_path):
+    with storage.publish(tmp_path / "1") as first:
+        (first / "a.txt").write_bytes(b"first")
+        put(tmp_path / "2", NEW)
+    assert read(tmp_path / "1") == {"a.txt": b"first"} and read(tmp_path / "2") == NEW
+
+
 def test_remove_takes_a_folder_away(tmp_path):
     put(tmp_path / "1", OLD)
     storage.remove(tmp_path / "1")
