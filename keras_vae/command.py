@@ -155,7 +155,11 @@ def brief(call, arguments: list[str], flags=()):
     except SystemExit:
         framed = [line.strip("│╭╰─╮╯- \n") for line in said.getvalue().splitlines()]
         words = " ".join(line for line in framed[1:] if line)
-        unknown = next((word for word in arguments if word.startswith("--") and word.partition("=")[0] not in flags), None)
+        unknown = next(
+            (word for word in arguments if word.startswith("--") and word.partition("=")[0].replace("_", "-") not in flags), None
+        )
         if unknown and flags:
             raise Refusal("usage", f"unknown option {unknown}: {nearest(unknown, flags)}", fix="--help shows all options") from None
-        raise Refusal("usage", words.partition(" For full helptext")[0][:400], fix="--help shows all options") from None
+        raise Refusal(
+            "usage", words.partition(" For full helptext")[0][:400], fix="--help shows all options; presets come before them"
+        ) from None

@@ -64,7 +64,10 @@ def load(folder: str | Path) -> Run:
         why = "it has not finished" if (folder / "config.json").is_file() else "there is no such run"
         known = ", ".join(sorted(path.parent.name for path in ROOT.glob("*/model.keras"))) or "none yet"
         raise Refusal("model", f"{folder} is not a finished run: {why}", fix=f"finished runs: {known}")
-    config = configuration.read(folder / "config.json")
+    try:
+        config = configuration.read(folder / "config.json")
+    except Refusal as refusal:
+        raise Refusal("model", refusal.what, refusal.where, refusal.why, refusal.fix) from None
     components.refuse_foreign(dataclasses.asdict(config.model))
     modality = read_modality(folder)
     vae = build(config, modality)
@@ -132,6 +135,7 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
     path = folder / "checkpoints" / f"step_{step:08d}"
     if path.exists():
         return  # a step has one state
+    storage.sweep(path.parent)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise Refusal("numerics", f"{name} is not finite", where=f"step {step}", why="such a checkpoint is never written")

@@ -73,7 +73,8 @@ def publish(final: str | Path):
             if final.exists():
                 raise FileExistsError(errno.EEXIST, "it exists, and what was published is never replaced")
             final.parent.mkdir(parents=True, exist_ok=True)
-            sweep(final.parent)
+            for left in (temporary, final.with_name(f".old-{final.name}")):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir()
             yield temporary
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -119,7 +120,7 @@ def discard(path: str | Path) -> None:
 
 
 def sweep(folder: str | Path) -> None:
-    """Delete what a crash left half-written or half-deleted in a folder."""
+    """Delete what a crash left half-written or half-deleted in a folder that nobody else writes to."""
     for pattern in (".tmp-*", ".old-*"):
         for path in Path(folder).glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

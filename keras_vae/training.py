@@ -37,6 +37,11 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
         return self.base * rise * self.factor(progress, step) * self.plateau
 
+    @classmethod
+    def from_config(cls, config):
+        components.refuse_foreign({"decay": config["decay"]})
+        return cls(**config)
+
     def get_config(self):
         return {"base": self.base, "warmup": self.warmup, "decay": self.decay, "total": self.total, "plateau": float(self.plateau.numpy())}
 
@@ -68,7 +73,7 @@ class Watch:
 
     def see(self, elbo: float, step: int, warm: bool) -> bool:
         """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
-        state, better = self.state, self.state["best"] is None or elbo > self.state["best"]
+        state, better = self.state, math.isfinite(elbo) and (self.state["best"] is None or elbo > self.state["best"])
         if better:
             state.update(best=elbo, best_step=step, stalled=0, plateau_stalled=0)
         elif warm:
