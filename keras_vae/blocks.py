@@ -16,15 +16,15 @@ CONNECTIONS = ("plain", "residual")
 NORMALIZATIONS = ("none", "layer", "group", "batch")
 
 
-def normalization(kind: str, width: int) -> keras.layers.Layer:
+def normalization(kind: str, width: int, dtype) -> keras.layers.Layer:
     """The normalization layer called `kind`, over `width` channels."""
     if kind == "layer":
-        return keras.layers.LayerNormalization()
+        return keras.layers.LayerNormalization(dtype=dtype)
     if kind == "group":
-        return keras.layers.GroupNormalization(groups=math.gcd(width, 8))
+        return keras.layers.GroupNormalization(groups=math.gcd(width, 8), dtype=dtype)
     if kind == "batch":
-        return keras.layers.BatchNormalization(synchronized=True)
-    return keras.layers.Identity()
+        return keras.layers.BatchNormalization(synchronized=True, dtype=dtype)
+    return keras.layers.Identity(dtype=dtype)
 
 
 def head(units: int, **options) -> keras.layers.Dense:
@@ -61,9 +61,9 @@ class Unit(keras.layers.Layer):
     def __init__(self, affine, width, kind, activation, dropout, **kwargs):
         super().__init__(**kwargs)
         self.affine = affine
-        self.normalization = normalization(kind, width)
+        self.normalization = normalization(kind, width, self.dtype_policy)
         self.activation = keras.activations.get(activation)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):
         self.affine.build(x_shape)
@@ -83,10 +83,10 @@ class Residual(keras.layers.Layer):
 
     def __init__(self, first, last, width, kind, activation, dropout, **kwargs):
         super().__init__(**kwargs)
-        self.normalization = normalization(kind, width)
+        self.normalization = normalization(kind, width, self.dtype_policy)
         self.first = first
         self.activation = keras.activations.get(activation)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         self.last = last
 
     def build(self, x_shape):
@@ -107,7 +107,7 @@ class Close(keras.layers.Layer):
 
     def __init__(self, width, kind, activation, **kwargs):
         super().__init__(**kwargs)
-        self.normalization = normalization(kind, width)
+        self.normalization = normalization(kind, width, self.dtype_policy)
         self.activation = keras.activations.get(activation)
 
     def build(self, x_shape):

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_vae import components, devices, storage
@@ -49,6 +50,7 @@ def folder_of(config: Config) -> Path:
 def build(config: Config, modality: Images) -> VAE:
     """The model of a resolved config, built."""
     parts = dataclasses.asdict(config.model)
+    keras.utils.set_random_seed(config.seed)  # Keras draws initial weights from a global generator
     vae = VAE(**parts, seed=config.seed, dtype=devices.policy(config.devices.precision), name="vae")
     try:
         vae.build((None, *modality.shape))

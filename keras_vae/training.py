@@ -24,7 +24,7 @@ REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
 @keras.saving.register_keras_serializable("keras_vae")
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """rate(step) = base * min(1, step / warmup) * decay(progress) * plateau, progress from 0 after the warm-up to 1 at `total`."""
+    """rate(step) = base * min(1, (step + 1) / warmup) * decay(progress) * plateau, progress from 0 after the warm-up to 1 at `total`."""
 
     def __init__(self, base: float, warmup: int, decay: str, total: int, plateau: float = 1.0):
         self.base, self.warmup, self.total, self.decay = base, warmup, total, decay
@@ -62,6 +62,11 @@ def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
     if options.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "log_sigma"])
     return optimizer
+
+
+def copy(value) -> np.ndarray:
+    """A NumPy array of its own, of a variable or an array."""
+    return np.array(keras.ops.convert_to_numpy(value))
 
 
 class Watch:
@@ -113,7 +118,7 @@ class Trainer:
         self.steps_a_call, self.step = 1, 0
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
         self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
-        self.best = [np.array(weight) for weight in vae.weights]
+        self.best = [copy(weight) for weight in vae.weights]
         self.history: list[dict] = []
         self.seconds = {"compile": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
 
@@ -165,7 +170,7 @@ class Trainer:
             yield
             return
         weights = self.vae.trainable_variables
-        raw = [np.array(weight) for weight in weights]
+        raw = [copy(weight) for weight in weights]
         self.optimizer.finalize_variable_values(weights)
         try:
             yield
@@ -182,7 +187,7 @@ class Trainer:
                 raise self._refusal("the validation ELBO is not finite", f"step {self.step}")
             warm = self.vae.objective.warm(self.step)
             if self.watch.see(figures["elbo"], self.step, warm):
-                self.best = [np.array(weight) for weight in self.vae.weights]
+                self.best = [copy(weight) for weight in self.vae.weights]
         self.rate.plateau.assign(self.watch.state["factor"])
         self.seconds["evaluate"] += time.perf_counter() - started
         line = {
@@ -203,7 +208,7 @@ class Trainer:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a checkpoint holds: weights, optimizer slots (with the averages), metrics, the best weights."""
         groups = {**self._variables(), "best": self.best}
-        return {f"{group}/{number}": np.array(value) for group, values in groups.items() for number, value in enumerate(values)}
+        return {f"{group}/{number}": copy(value) for group, values in groups.items() for number, value in enumerate(values)}
 
     def save(self, folder: Path) -> None:
         started = time.perf_counter()

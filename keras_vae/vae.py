@@ -32,7 +32,7 @@ class VAE(keras.Model):
         seed: int = 0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # x is scored as it is; the networks cast for themselves
         for kind, part in (("encoder", encoder), ("decoder", decoder)):
             setattr(self, kind, components.make(kind, part, dtype=self.dtype_policy.name))
         for kind, part in (("posterior", posterior), ("prior", prior), ("likelihood", likelihood), ("objective", objective)):
@@ -46,6 +46,8 @@ class VAE(keras.Model):
     def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None) -> Inference:
         """What the model says about a batch: every term of the bound, in order. With `samples` = K each row appears K times; `noise`
         [B, *Z] replaces the posterior's own."""
+        if not self.built:
+            raise ValueError("the model is not built: call fit(x) or adapt(x) first")
         features = self.encoder(batch.get("input", batch["x"]), training=training, seed=seed.fold("encoder"))
         posterior = self.posterior(features).repeat(samples)  # q(z|x)
         seed = seed.repeat(samples)
@@ -92,7 +94,8 @@ class VAE(keras.Model):
 
     def test_step(self, data) -> dict:
         batch = as_batch(data)
-        inference = self.infer(batch, Seed.of(self.seed).fold("test"))
+        seen = self.trackers["loss"].count  # the row of the first example: figures do not depend on the batch size
+        inference = self.infer(batch, Seed.of(self.seed, row=seen).fold("test"))
         for name, values in self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations)).items():
             self.trackers[name].update_state(values)
         return self.get_metrics_result()
@@ -165,6 +168,8 @@ class VAE(keras.Model):
         """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never)."""
         if kwargs.get("loss") is not None:
             raise ValueError("the objective is the loss: give it to VAE(objective=...)")
+        if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
+            raise ValueError("the metrics are the objective's terms; compute others from predict(x)")
         if any(getattr(optimizer, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue")):
             raise ValueError("clip with compile(clip_norm=...): the optimizer's own clipping works per replica")
         self.clip_norm = float(clip_norm)
@@ -172,6 +177,8 @@ class VAE(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; a model that was never built is first adapted to x (its first batch, if x is a dataset)."""
+        if any(kwargs.get(name) is not None for name in ("sample_weight", "class_weight")):
+            raise ValueError(WEIGHTS)  # Keras itself drops them where there is no y
         if not self.built and (isinstance(x, (dict, tf.data.Dataset)) or hasattr(x, "shape")):
             first = as_batch(next(iter(x)) if isinstance(x, tf.data.Dataset) else x)
             self.adapt(first["x"], first.get("mask"))
@@ -191,7 +198,7 @@ class VAE(keras.Model):
         return cls(**config)
 
     def get_build_config(self):
-        return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape}}
+        return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape}} if self.built else None
 
     def build_from_config(self, config):
         self.build(config["shapes"])
@@ -204,6 +211,7 @@ class VAE(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
 
+WEIGHTS = "sample_weight and class_weight are not supported: leave examples out, or elements with a mask"
 PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "objective")
 
 
@@ -216,6 +224,8 @@ def as_batch(data) -> dict:
         batch = dict(data[0]) if isinstance(data[0], dict) else {"x": data[0]}
         if len(data) > 1 and data[1] is not None:
             batch["label"] = data[1]
+        if len(data) > 2 and data[2] is not None:
+            raise ValueError(WEIGHTS)
     else:
         batch = dict(data) if isinstance(data, dict) else {"x": data}
     batch = {key: tf.cast(value, tf.float32) if key in ("x", "input", "mask") else value for key, value in batch.items()}

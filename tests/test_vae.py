@@ -444,3 +444,20 @@ def test_log_odds_are_the_inverse_of_the_mean():
     vae = VAE(**TINY)
     vae.adapt(x)
     assert np.allclose(special.expit(vae.likelihood.bias.numpy()), np.clip(x.mean(axis=0), 1e-4, 1 - 1e-4), atol=1e-5)
+
+
+def test_what_cannot_be_honoured_is_refused():
+    x = binary(8, SHAPE)
+    vae = VAE(**TINY)
+    with pytest.raises(ValueError, match="metrics"):
+        vae.compile("adam", metrics=["mse"])
+    vae.compile("adam", run_eagerly=True)
+    with pytest.raises(ValueError, match="sample_weight"):
+        vae.fit(x, sample_weight=np.zeros(8), verbose=0)
+
+
+def test_evaluation_does_not_depend_on_the_batch_size():
+    x = binary(24, SHAPE)
+    vae = build(SHAPE, "adam")
+    figures = [vae.evaluate(x, batch_size=batch, verbose=0, return_dict=True)["elbo"] for batch in (4, 8, 24)]
+    assert np.allclose(figures, figures[0], atol=1e-4)

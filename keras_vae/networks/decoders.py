@@ -48,11 +48,11 @@ class Conv(Decoder):
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
         self.start, below = (*sizes[-1], self.widths[0]), self.widths[0]
         self.units = [self.unit(keras.layers.Dense, self.features), self.unit(keras.layers.Dense, math.prod(self.start))]
-        self.units.append(blocks.Reshape(self.start))
+        self.units.append(blocks.Reshape(self.start, dtype=self.dtype_policy))
         for width, size in zip(self.widths, reversed(sizes[:-1]), strict=True):
             self.units += self.deepen(keras.layers.Conv2D, below, self.depth - 1, kernel_size=3, padding="same")
             self.units.append(self.unit(keras.layers.Conv2DTranspose, width, kernel_size=self.kernel, strides=2, padding="same"))
-            self.units.append(blocks.Crop(size))
+            self.units.append(blocks.Crop(size, dtype=self.dtype_policy))
             below = width
         self.units += self.close(below)
         self.build_units(z_shape)

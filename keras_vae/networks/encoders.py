@@ -17,7 +17,7 @@ class Dense(Encoder):
     def build(self, x_shape):
         if self.built:
             return
-        self.units = [blocks.Reshape((math.prod(x_shape[1:]),)), *self.dense_units()]
+        self.units = [blocks.Reshape((math.prod(x_shape[1:]),), dtype=self.dtype_policy), *self.dense_units()]
         self.build_units(x_shape)
 
     def compute_output_shape(self, x_shape):
@@ -47,7 +47,7 @@ class Conv(Encoder):
             self.units += self.deepen(keras.layers.Conv2D, width, self.depth - 1, kernel_size=3, padding="same")
             rows, columns = -(-rows // 2), -(-columns // 2)
         self.units += self.close(self.widths[-1])
-        self.units.append(blocks.Reshape((rows * columns * self.widths[-1],)))
+        self.units.append(blocks.Reshape((rows * columns * self.widths[-1],), dtype=self.dtype_policy))
         self.units.append(self.unit(keras.layers.Dense, self.features))
         self.build_units(x_shape)
 
