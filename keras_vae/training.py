@@ -64,7 +64,7 @@ def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def copy(value) -> np.ndarray:
+def as_array(value) -> np.ndarray:
     """A NumPy array of its own, of a variable or an array."""
     return np.array(keras.ops.convert_to_numpy(value))
 
@@ -118,7 +118,7 @@ class Trainer:
         self.steps_a_call, self.step = 1, 0
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
         self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
-        self.best = [copy(weight) for weight in vae.weights]
+        self.best = [as_array(weight) for weight in vae.weights]
         self.history: list[dict] = []
         self.seconds = {"compile": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
 
@@ -170,7 +170,7 @@ class Trainer:
             yield
             return
         weights = self.vae.trainable_variables
-        raw = [copy(weight) for weight in weights]
+        raw = [as_array(weight) for weight in weights]
         self.optimizer.finalize_variable_values(weights)
         try:
             yield
@@ -187,7 +187,7 @@ class Trainer:
                 raise self._refusal("the validation ELBO is not finite", f"step {self.step}")
             warm = self.vae.objective.warm(self.step)
             if self.watch.see(figures["elbo"], self.step, warm):
-                self.best = [copy(weight) for weight in self.vae.weights]
+                self.best = [as_array(weight) for weight in self.vae.weights]
         self.rate.plateau.assign(self.watch.state["factor"])
         self.seconds["evaluate"] += time.perf_counter() - started
         line = {
@@ -208,7 +208,7 @@ class Trainer:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a checkpoint holds: weights, optimizer slots (with the averages), metrics, the best weights."""
         groups = {**self._variables(), "best": self.best}
-        return {f"{group}/{number}": copy(value) for group, values in groups.items() for number, value in enumerate(values)}
+        return {f"{group}/{number}": as_array(value) for group, values in groups.items() for number, value in enumerate(values)}
 
     def save(self, folder: Path) -> None:
         started = time.perf_counter()
