@@ -64,7 +64,7 @@ class Likelihood(keras.layers.Layer):
 
 
 def _log_odds(mean: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)) with p kept off the ends by 1e-3 nats-worth of doubt: a pixel never seen lit may still be."""
+    """log(p / (1 - p)) with p kept 1e-4 off the ends: a pixel never seen lit may still be."""
     p = np.clip(mean, 1e-4, 1.0 - 1e-4)
     return np.log(p / (1.0 - p)).astype("float32")
 

@@ -123,7 +123,7 @@ class InverseSquareRoot(Decay):
 class Plateau(Decay):
     """factor *= `factor` each time the validation ELBO has not risen for `patience` evaluations, down to `final`.
 
-    The host watches the ELBO and keeps the product (see `training.Plateau` state); the step only multiplies by it.
+    The host watches the ELBO and keeps the product (`training.Watch`); the step only multiplies by it.
     """
 
     factor: float = 0.3
