@@ -3,7 +3,7 @@
 import logging
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +25,8 @@ class Dataset:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    labels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> class number of each record, int64 [N]; empty if unknown
+    classes: tuple[str, ...] = ()  # what the class numbers mean
 
     def encoded(self, split: str, start: int = 0, stop: int | None = None) -> tf.Tensor:
         """x of some records of a split. What is random about them (binarisation) is drawn once and for all: by the record's number,
@@ -51,8 +53,9 @@ class Dataset:
 def load(options: configuration.Data, log=print) -> Dataset:
     """The records named by `data.source`. Raises `Refusal` (usage for the name, data for the content, environment for the network)."""
     kind, _, name = options.source.partition(":")
+    labels, classes = {}, ()
     if kind == "digits" and not name:
-        splits, levels = _digits()
+        splits, levels, labels, classes = _digits()
     elif kind == "tfds" and name:
         splits, levels = _tfds(name, options.data_dir, log)
     else:
@@ -63,7 +66,7 @@ def load(options: configuration.Data, log=print) -> Dataset:
         if not len(records):
             raise Refusal("data", f"the {split} split is empty", where=options.source)
     modality = Images(shape=tuple(splits["train"].shape[1:]), levels=levels, binarize=options.binarize)
-    return Dataset(source=options.source, modality=modality, **splits)
+    return Dataset(source=options.source, modality=modality, **splits, labels=labels, classes=classes)
 
 
 def order(seed: int, records: int, start: int, count: int) -> np.ndarray:
@@ -95,13 +98,16 @@ def read_array(path) -> np.ndarray:
         raise Refusal("data", "cannot read the array", where=str(path), why=str(error)[:200]) from None
 
 
-def _digits() -> tuple[dict, int]:
+def _digits() -> tuple[dict, int, dict, tuple]:
     """scikit-learn's handwritten digits, 8 x 8, 17 grey levels, shuffled once: 1,297 train, 200 validation, 300 test."""
     from sklearn.datasets import load_digits
 
-    images = load_digits().images.astype(np.uint8)[..., None]
-    images = images[np.random.default_rng(0).permutation(len(images))]
-    return {"train": images[:1297], "validation": images[1297:1497], "test": images[1497:]}, 17
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.images))
+    images, labels = found.images.astype(np.uint8)[order, ..., None], found.target.astype(np.int64)[order]
+    cuts = {"train": slice(0, 1297), "validation": slice(1297, 1497), "test": slice(1497, None)}
+    images, labels = ({split: array[cut] for split, cut in cuts.items()} for array in (images, labels))
+    return images, 17, labels, tuple("0123456789")
 
 
 def _tfds(name: str, data_dir: str | None, log) -> tuple[dict, int]:
