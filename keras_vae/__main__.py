@@ -47,7 +47,7 @@ def reconstruct(
 
     Args:
         run: folder or name of a finished run.
-        input: .npy or .npz file of raw records; default: records of the run's own data.
+        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -73,7 +73,7 @@ def encode(
 
     Args:
         run: folder or name of a finished run.
-        input: .npy or .npz file of raw records; default: records of the run's own data.
+        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -97,7 +97,7 @@ def score(
 
     Args:
         run: folder or name of a finished run.
-        input: .npy or .npz file of raw records; default: records of the run's own data.
+        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         samples: K of the importance-weighted bound; 1 is the negative ELBO.
@@ -203,7 +203,7 @@ def _records(loaded, path: Path | None, split: str, count: int | None):
         _at_least(1, count=count)
     if path is None:
         return getattr(data.load(loaded.config.data), split)[:count]
-    return loaded.modality.check(data.read_array(path), str(path))[:count]
+    return data.read(path, loaded.modality, loaded.config.data)[:count]
 
 
 def _batched(function, x, batch: int = BATCH):

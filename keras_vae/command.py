@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from keras_vae import components, presets
-from keras_vae.config import Config, check, flatten, override, read, to_json
+from keras_vae.config import Config, check, flatten, named, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
 
@@ -57,8 +57,8 @@ def parse(arguments: list[str]) -> Command:
 
 
 def plain(command: Command) -> Config:
-    """The config in a command."""
-    return Config(**{item.name: getattr(command, item.name) for item in fields(Config)})
+    """The config in a command, its run named."""
+    return named(Config(**{item.name: getattr(command, item.name) for item in fields(Config)}))
 
 
 def show(command: Command) -> bool:

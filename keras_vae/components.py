@@ -27,6 +27,7 @@ ROOMS = {
     "likelihood": ("likelihoods", "Likelihood"),
     "objective": ("objectives", "Objective"),
     "decay": ("schedules", "Decay"),
+    "augmentation": ("augmentations", "Augmentation"),
 }
 
 
@@ -62,6 +63,18 @@ def parse(text: str, where: str = "") -> tuple[str, dict]:
     return prefix + colon + node.func.id, options
 
 
+def split(text: str) -> list[str]:
+    """The components of a list: "Flip, Shift(pixels=2)" -> ["Flip", "Shift(pixels=2)"]."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
 def _plain(value) -> bool:
     return all(map(_plain, value)) if isinstance(value, tuple) else value is None or isinstance(value, (bool, int, str)) or _finite(value)
 
@@ -94,23 +107,28 @@ def members(kind: str) -> dict[str, tuple[str, str]]:
 
 def find(kind: str, name: str) -> type:
     """The class called `name` in the room of `kind`, or, for "package.module:Class", in the user's own module, which is imported."""
-    module, colon, attribute = name.rpartition(":")
     where = f"model.{kind}"
-    if not colon:
+    if ":" not in name:
         known = members(kind)
         if name not in known:
             fix = f"python train.py --list {kind}"
             raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=where, fix=fix)
         return getattr(importlib.import_module(f"keras_vae.{ROOMS[kind][0]}"), name)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module raises
-        why = f"{type(error).__name__}: {error}"[:200]
-        raise Refusal("usage", f"cannot import {name!r}", where, why, "check the spelling and PYTHONPATH") from error
+    found = attribute(name, where)
     room, base = ROOMS[kind]
     if not (isinstance(found, type) and issubclass(found, getattr(importlib.import_module(f"keras_vae.{room}"), base))):
         raise Refusal("usage", f"{name!r} is not a class derived from keras_vae.{room}.{base}", where, fix="see docs/adding.md")
     return found
+
+
+def attribute(name: str, where: str):
+    """The object that "package.module:name" names, in the user's own module, which is imported."""
+    module, colon, attribute = name.rpartition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the user's module raises
+        why = f"{type(error).__name__}: {error}"[:200] if colon else "it is not MODULE:NAME"
+        raise Refusal("usage", f"cannot import {name!r}", where, why, "check the spelling and PYTHONPATH") from error
 
 
 def refuse_foreign(parts: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -18,10 +19,17 @@ FORMAT_VERSION = 1
 class Data:
     """Where the records come from and how they become x."""
 
-    source: str = "digits"  # "digits" (embedded, no download) or "tfds:NAME"
-    batch_size: int = 128  # global: over all replicas
+    source: str = "digits"  # digits, folder:DIR, npy:FILE, npz:FILE[:KEY], tfds:NAME[/CONFIG] or python:MODULE:FUNCTION
+    batch_size: int | None = None  # global: over all replicas; None = chosen from the number and the size of the records
     data_dir: str | None = None  # where TensorFlow Datasets keeps its files; None = its own default
+    resize: int | str | None = None  # 64 or HEIGHTxWIDTH: scaled to cover it, aspect kept, the rest cut off; None = as they are
+    crop: int | str | None = None  # 148 or HEIGHTxWIDTH: the middle is cut out first
+    grey: bool | None = None  # True = one channel, False = three; None = as they are
+    range: str | None = None  # "0..1": what the least and greatest value may be, for values that are no grey levels; None = as they look
     binarize: Literal["none", "dynamic"] = "none"  # dynamic = every visit draws each pixel anew with probability = its grey level
+    dequantize: bool = False  # spread each grey level evenly over its width, drawn anew at every visit
+    augment: str | None = None  # what may happen to a training record, as in "Flip, Shift(pixels=2)"; see --list augmentations
+    on_bad_record: Literal["error", "skip"] = "error"  # skip = leave out what cannot be read, up to 1 % (or ten), and list it
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ class Optimizer:
 class Training:
     """How long; the first limit reached ends the run. `steps` also fixes the length of the learning-rate decay."""
 
-    epochs: float | None = 100.0
-    steps: int | None = None
+    epochs: float | None = None
+    steps: int | None = None  # with neither epochs nor steps: 100 epochs, but at least 2,000 and at most 10,000 steps
     minutes: float | None = None
     evaluate_every: float = 1.0  # epochs between validations
     patience: int | None = None  # validations without a better ELBO before stopping; None = never stop early
@@ -64,7 +72,7 @@ class Training:
 class Evaluation:
     """The final figures on the test split."""
 
-    samples: int = 100  # K of the importance-weighted log-likelihood
+    samples: int | None = None  # K of the importance-weighted log-likelihood; None = 100, or 10 where that would take long
     limit: int | None = None  # use only so many test records; None = all
 
 
@@ -83,7 +91,7 @@ class Stability:
 class Config:
     """One run. `python train.py --print-config` prints it, `--config FILE` reads it back."""
 
-    name: str | None = None  # the folder under saved_models/; None = the preset's name
+    name: str | None = None  # the folder under saved_models/; None = the preset's name, or that of the data
     seed: int = 0
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -151,6 +159,15 @@ def override(config: Config, path: str, value) -> Config:
     return dataclasses.replace(config, **{head: dataclasses.replace(section, **{rest[0]: value})})
 
 
+def named(config: Config) -> Config:
+    """The config with a name: without one, the run is called after its data, the file or folder without path and ending."""
+    if config.name is not None:
+        return config
+    kind, _, name = config.data.source.partition(":")
+    words = re.sub(r"[^\w.+=@ -]+", "_", Path(name.rstrip("/")).stem if kind != "python" else name.rpartition(":")[2]).lstrip("_. +=@-")
+    return dataclasses.replace(config, name=words[:60] or kind)
+
+
 COMPONENTS = {
     "model.encoder": "encoder",
     "model.posterior": "posterior",
@@ -159,6 +176,7 @@ COMPONENTS = {
     "model.likelihood": "likelihood",
     "model.objective": "objective",
     "optimizer.decay": "decay",
+    "data.augment": "augmentation",
 }
 
 
@@ -171,17 +189,44 @@ def check(config: Config) -> Config:
             if not (-most <= value <= most and (least <= value if inclusive else least < value) and value <= most):
                 bound = "at least" if inclusive else "above"
                 raise Refusal("usage", f"{path} = {value} is out of range", why=f"it must be {bound} {least} and at most {most:g}")
-    if config.training.steps is None and config.training.epochs is None:
-        raise Refusal(
-            "usage", "training has no length", where="training", why="steps and epochs are both empty", fix="--training.epochs 100"
-        )
+    if config.data.binarize == "dynamic" and config.data.dequantize:
+        raise Refusal("usage", "data.binarize and data.dequantize exclude each other", where="data", fix="--data.binarize none")
+    bounds(config.data.range)
+    for side in ("resize", "crop"):
+        sides(getattr(config.data, side), f"data.{side}")
     for path, kind in COMPONENTS.items():
         text = flatten(config)[path]
-        if text != "auto":
-            name, options = components.parse(text, path)
+        listed = kind == "augmentation"
+        for part in () if text in (None, "auto") else components.split(text) if listed else (text,):
+            name, options = components.parse(part, path)
             if ":" not in name:
                 _check_component(path, kind, name, options)
     return config
+
+
+def sides(text: int | str | None, where: str) -> tuple[int, int] | None:
+    """64 or "112x92" -> (height, width)."""
+    if text is None:
+        return None
+    parts = str(text).lower().split("x")
+    if len(parts) in (1, 2) and all(part.isdecimal() and 1 <= int(part) <= 8192 for part in parts):
+        return int(parts[0]), int(parts[-1])
+    raise Refusal("usage", f"{where} = {text!r} is no size", where, "a side or HEIGHTxWIDTH, each from 1 to 8192", f"--{where} 64")
+
+
+def bounds(text: str | None) -> tuple[float, float] | None:
+    """ "0..1" -> (0.0, 1.0)."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(".."))
+        if -3e38 < low < high < 3e38:  # float32 holds these
+            return low, high
+    except ValueError:
+        pass
+    raise Refusal(
+        "usage", f"data.range = {text!r} is no range", "data.range", "two numbers, the lower first, two dots between", "--data.range=0..1"
+    )
 
 
 def _check_component(path, kind, name, options) -> None:

@@ -10,6 +10,7 @@ from keras_vae.noise import Seed
 
 BATCH = 500  # records per call
 ROWS = 4000  # rows (records x importance samples) that go through the decoder at once
+ELEMENTS = 2**22  # of the data in either, at most: activations grow with them
 ACTIVE = 0.01  # a unit is active if Var_x(E[z|x]) is above this (Importance Weighted Autoencoders; Burda et al. 2015)
 
 
@@ -26,14 +27,14 @@ class Evaluator:
 
     def elbo(self, split: str, limit: int | None = None) -> dict[str, float]:
         """The unweighted bound at one posterior sample a record: {"elbo", "distortion", "rate"}, nats per example."""
-        terms = self._over(split, limit, BATCH, lambda x, row: self._terms(x, row)[:2])
+        terms = self._over(split, limit, self._fits(BATCH), lambda x, row: self._terms(x, row)[:2])
         distortion, rate = (float(np.mean(values, dtype=np.float64)) for values in terms)
         return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
 
     def log_likelihood(self, split: str, samples: int, limit: int | None = None, progress=None) -> np.ndarray:
         """The importance-weighted bound with K = `samples`, [N], nats."""
         at_once = math.gcd(samples, 100) if samples > 100 else samples
-        records = max(1, min(BATCH, ROWS // at_once))
+        records = max(1, min(BATCH, self._fits(ROWS) // at_once))
 
         def bound(x, row):
             total = np.full(len(x), -np.inf)
@@ -49,7 +50,7 @@ class Evaluator:
     def full(self, split: str, samples: int, limit: int | None = None, progress=None) -> dict:
         """Every figure of the report for one split; nats per example unless the name says otherwise."""
         modality = self.dataset.modality
-        _, _, loc, unit_rate, error = self._over(split, limit, BATCH, self._terms)
+        _, _, loc, unit_rate, error = self._over(split, limit, self._fits(BATCH), self._terms)
         log_likelihood = self.log_likelihood(split, samples, limit, progress)
         n, size = len(log_likelihood), math.prod(modality.shape)
         activity = loc.reshape(n, -1).var(axis=0)
@@ -58,7 +59,7 @@ class Evaluator:
             "log_likelihood": float(log_likelihood.mean()),
             "log_likelihood_standard_error": float(log_likelihood.std() / math.sqrt(n)),
             "log_likelihood_samples": samples,
-            "bits_per_dim": bits_per_dim(float(log_likelihood.mean()), size, self.vae.likelihood.continuous, modality.x_levels),
+            "bits_per_dim": bits_per_dim(float(log_likelihood.mean()), size, self.vae.likelihood.continuous, modality.level_width),
             "active_units": int((activity > ACTIVE).sum()),
             "units": activity.size,
             "rate_per_unit": unit_rate.reshape(n, -1).mean(axis=0).tolist(),
@@ -71,8 +72,9 @@ class Evaluator:
         as the model has units, and, for a Normal likelihood, probabilistic PCA (Tipping and Bishop 1999)."""
         from sklearn.decomposition import PCA
 
-        held_out = self._all(split, limit)
-        train = self._all("train", 20000)
+        records = len(getattr(self.dataset, split))
+        held_out = self._some(split, min(records, limit or records))
+        train = self._some("train", 20000)
         per_pixel = self._per_pixel(train)
         starts = range(0, len(held_out), BATCH)
         pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in (held_out[start : start + BATCH] for start in starts)])
@@ -104,9 +106,11 @@ class Evaluator:
         likelihood.adapt(train)
         return likelihood.reference
 
-    def _all(self, split, limit) -> np.ndarray:
-        records = len(getattr(self.dataset, split))
-        return self.dataset.encoded(split, 0, min(records, limit or records)).numpy()
+    def _fits(self, rows: int) -> int:
+        return max(1, min(rows, ELEMENTS // math.prod(self.dataset.modality.shape)))
+
+    def _some(self, split, count) -> np.ndarray:
+        return self.dataset.modality.encode(self.dataset.some(split, count), Seed.of(0).fold(split)).numpy()
 
     def _over(self, split: str, limit: int | None, batch: int, function) -> list[np.ndarray]:
         """`function(x, first row)` over a split in batches of one shape (the last is filled up, and the filling dropped)."""
@@ -122,7 +126,7 @@ class Evaluator:
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def bits_per_dim(log_likelihood: float, size: int, continuous: bool, levels: int) -> float:
-    """-log2 p(x) / D. A density is turned into the probability of a grey level by the width of the level, 1 / (levels - 1)."""
+def bits_per_dim(log_likelihood: float, size: int, continuous: bool, level_width: float) -> float:
+    """-log2 p(x) / D. A density is turned into the probability of a grey level by the width of the level in x."""
     bits = -log_likelihood / size / math.log(2.0)
-    return bits + math.log2(levels - 1) if continuous else bits
+    return bits - math.log2(level_width) if continuous else bits

@@ -87,7 +87,7 @@ def load(folder: str | Path) -> Run:
 def read_modality(folder: Path) -> Images:
     try:
         values = json.loads((folder / "modality.json").read_text())
-        return Images(**{**values, "shape": tuple(values["shape"])})
+        return Images(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None
 

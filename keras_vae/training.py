@@ -11,14 +11,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, report, runs, schedules, serving, storage
-from keras_vae.config import Config
+from keras_vae import components, data, devices, evaluation, records, report, runs, schedules, serving, storage
+from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
 CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
 CHECKPOINT_SECONDS = 60.0
 SKIPS_IN_A_ROW = 20
+# What is chosen where the user says nothing: powers of two for the batch, and bounds that keep a run within minutes to an hour.
+MIN_BATCH, MAX_BATCH, BATCH_ELEMENTS = 8, 128, 2**20
+LEAST_STEPS, MOST_STEPS = 1000, 10000
+DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
 
@@ -110,25 +114,31 @@ class Trainer:
             # Keras starts the averages at the first update, wherever the first step is skipped from zero: start them at the weights.
             for average, weight in zip(self.optimizer._model_variables_moving_average, vae.trainable_variables, strict=True):
                 average.assign(weight)
-        self.records = tf.constant(dataset.train)
+        self.augment = data.augmentation(config.data)
+        self.resident = tf.constant(dataset.train) if records.in_memory(dataset.train) else None
+        self.feed: data.Feed | None = None
         jit = config.devices.jit != "off"
         self.step_function = tf.function(vae.train_step, jit_compile=jit, autograph=False)
         signature = [tf.TensorSpec((None, self.batch_size), tf.int64)]
+        if self.resident is None:
+            signature.append(tf.TensorSpec((None, self.batch_size, *dataset.modality.shape), dataset.modality.raw_dtype))
         self.call = tf.function(self._steps, input_signature=signature, autograph=False)
         self.steps_a_call, self.step = 1, 0
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
         self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
         self.best = [as_array(weight) for weight in vae.weights]
         self.history: list[dict] = []
-        self.seconds = {"compile": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+        self.seconds = {"compile": 0.0, "wait": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
 
-    def _steps(self, indices):
-        """Train one step for each row of `indices` [k, B]; returns the means over the k steps."""
+    def _steps(self, indices, fed=None):
+        """Train one step for each row of `indices` [k, B], on resident records or on those `fed` [k, B, *raw]; returns the means since
+        the metrics were reset."""
 
         def body(number, _):
             index = tf.ensure_shape(indices[number], (self.batch_size,))
             seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations))
-            x = self.dataset.modality.encode(tf.gather(self.records, index), seed.fold("encode"))
+            raw = tf.gather(self.resident, index) if fed is None else fed[number]
+            x = self.dataset.modality.encode(self.augment(raw, seed.fold("augment")), seed.fold("encode"))
             return number + 1, self.strategy.run(self.step_function, ({"x": x, "index": index},))
 
         none = dict.fromkeys((metric.name for metric in self.vae.metrics), tf.zeros(()))
@@ -137,10 +147,12 @@ class Trainer:
     def advance(self, until: int) -> dict[str, float]:
         """Train up to step `until` at most, for about `CALL_SECONDS`; the means of the metrics since the last reset."""
         steps = min(self.steps_a_call, until - self.step)
-        first = self.step * self.batch_size
-        indices = data.order(self.config.seed, len(self.dataset.train), first, steps * self.batch_size)
         started = time.perf_counter()
-        metrics = {name: float(value) for name, value in self.call(tf.constant(indices.reshape(steps, -1))).items()}
+        batches = self._batches(steps)
+        steps = len(batches[0])
+        self.seconds["wait"] += time.perf_counter() - started
+        started = time.perf_counter()
+        metrics = {name: float(value) for name, value in self.call(*map(tf.constant, batches)).items()}
         elapsed = time.perf_counter() - started
         if self.seconds["compile"]:
             self.seconds["step"] += elapsed
@@ -151,6 +163,18 @@ class Trainer:
         self.step += steps
         self._check(metrics)
         return metrics
+
+    def _batches(self, steps: int) -> list[np.ndarray]:
+        """Which records come next, int64 [steps, B], and, where they are not resident, the records themselves [steps, B, *raw]."""
+        if self.resident is None:
+            if self.feed is None:
+                self.feed = data.Feed(self.dataset.train, self._order, self.step, self.total)
+            return self.feed.take(steps)
+        return [self._order(self.step, steps)]
+
+    def _order(self, step: int, steps: int) -> np.ndarray:
+        size = self.batch_size
+        return data.order(self.config.seed, len(self.dataset.train), step * size, steps * size).reshape(steps, size)
 
     def _check(self, metrics) -> None:
         """Stop a run whose updates are all refused by the guard."""
@@ -243,9 +267,9 @@ class Trainer:
             weight.assign(value)
 
 
-def total_steps(config: Config, records: int) -> int:
-    """The steps of a run: the first reached of `steps` and `epochs`."""
-    per_epoch = records / min(config.data.batch_size, records)
+def total_steps(config: Config, count: int) -> int:
+    """The steps of a run of `count` records: the first reached of `steps` and `epochs`."""
+    per_epoch = count / min(config.data.batch_size, count)
     limits = [config.training.steps, config.training.epochs and math.ceil(config.training.epochs * per_epoch)]
     return min(limit for limit in limits if limit is not None)
 
@@ -253,6 +277,7 @@ def total_steps(config: Config, records: int) -> int:
 def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[str, str]]]:
     """The config with every "auto" decided from the data, and each decision with its reason."""
     modality, decisions = dataset.modality, []
+    config = dataclasses.replace(config, data=dataset.options)
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":
         if modality.x_levels == 2:
@@ -273,8 +298,26 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
             choices[part] = (network if small else f"Conv(widths={tuple(widths[::order])}, normalization='group')"), reason
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, **{part: text}))
+        config = override(config, f"model.{part}", text)
+    for path, (value, why) in _sizes(config, dataset, elements).items():
+        decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
+        config = override(config, path, value)
     return config, decisions
+
+
+def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tuple]:
+    """Batch size, length and importance samples where they were left open: path -> (value, reason)."""
+    count, chosen, size = len(dataset.train), {}, config.data.batch_size
+    if size is None:
+        size = 2 ** int(math.log2(max(MIN_BATCH, min(MAX_BATCH, count / 10, BATCH_ELEMENTS / elements))))
+        chosen["data.batch_size"] = size, f"{count:,} records of {elements:,} elements"
+    if config.training.epochs is None and config.training.steps is None:
+        steps = min(max(math.ceil(100 * count / min(size, count)), LEAST_STEPS), MOST_STEPS)
+        chosen["training.steps"] = steps, f"{steps * min(size, count) / count:.0f} epochs"
+    if config.evaluation.samples is None:
+        long = 100 * elements * len(dataset.test) > DECODED_ELEMENTS
+        chosen["evaluation.samples"] = 10 if long else 100, f"{len(dataset.test):,} test records of {elements:,} elements"
+    return chosen
 
 
 def train(config: Config, console, overwrite: bool = False) -> dict:
@@ -286,11 +329,11 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
         console.log(f"{folder} is finished; --overwrite starts again, --name NAME starts another")
         console.done(folder, report.rows(finished), finished["serving"]["path"], finished["seconds"]["total"])
         return finished
-    asked, dataset = config, data.load(config.data, console.log)
+    asked, dataset = config, data.load(config.data, console.log, foreign=True)
     config, decisions = resolve(config, dataset)
     data_seconds = time.perf_counter() - started
     vae = runs.build(config, dataset.modality)
-    vae.adapt(dataset.encoded("train", 0, 10000))
+    vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
     total = total_steps(config, len(dataset.train))
     console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
     runs.begin(folder, asked, config, dataset.modality, overwrite)
@@ -344,7 +387,7 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
 
 def dry_run(config: Config, console) -> None:
     """Everything a run would say before its first step, and what it would need."""
-    dataset = data.load(config.data, console.log)
+    dataset = data.load(config.data, console.log, foreign=True)
     config, decisions = resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
     total, options = total_steps(config, len(dataset.train)), config.optimizer
@@ -354,7 +397,7 @@ def dry_run(config: Config, console) -> None:
     x = (None, *vae.event_shape)
     shapes = f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.posterior.event_shape)}"
     shapes += f" -> features {vae.decoder.compute_output_shape((None, *vae.posterior.event_shape))} -> p(x|z)"
-    resident = sum(split.nbytes for split in (dataset.train, dataset.validation, dataset.test))
+    resident = sum(split.nbytes for split in (dataset.train, dataset.validation, dataset.test) if records.in_memory(split))
     needs = [
         ("shapes", shapes),
         ("memory", f"{resident / 2**20:,.1f} MiB data, {weights / 2**20:,.1f} MiB weights and optimizer"),

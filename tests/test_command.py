@@ -79,7 +79,8 @@ def test_set_is_repeatable_and_later_ones_win():
         ("training.epochs=2", "training.epochs", 2),
         ("optimizer.learning_rate=1e-4", "optimizer.learning_rate", 1e-4),
         ("optimizer.learning-rate=1e-4", "optimizer.learning_rate", 1e-4),
-        ("data.source=tfds:mnist", "data.source", "tfds:mnist"),
+        ("data.grey=True", "data.grey", True),
+        ("data.resize=64", "data.resize", 64),
         ("data.data_dir='/a=b'", "data.data_dir", "/a=b"),
         ("model.encoder=Dense(widths=(8, 4))", "model.encoder", "Dense(widths=(8, 4))"),
         ("model.posterior.size=4", "model.posterior", "Normal(size=4)"),
@@ -93,7 +94,13 @@ def test_set_reads_python_values_and_bare_words(setting, leaf, value):
 FLAGS = [
     ("--name", "my run", "name", "my run"),
     ("--seed", "7", "seed", 7),
-    ("--data.source", "tfds:mnist", "data.source", "tfds:mnist"),
+    ("--data.source", "npz:digits.npz", "data.source", "npz:digits.npz"),
+    ("--data.resize", "64", "data.resize", 64),
+    ("--data.crop", "148x100", "data.crop", "148x100"),
+    ("--data.grey", "True", "data.grey", True),
+    ("--data.range", "-1..1", "data.range", "-1..1"),
+    ("--data.augment", "Flip, Shift(pixels=1)", "data.augment", "Flip, Shift(pixels=1)"),
+    ("--data.on-bad-record", "skip", "data.on_bad_record", "skip"),
     ("--data.batch-size", "32", "data.batch_size", 32),
     ("--data.data-dir", "/data", "data.data_dir", "/data"),
     ("--data.binarize", "dynamic", "data.binarize", "dynamic"),
@@ -129,8 +136,16 @@ def test_a_typed_flag_sets_its_leaf_and_nothing_else(flag, word, leaf, value):
     assert leaves(f"{flag}={word}")[leaf] == value
 
 
+SWITCHES = {"--data.dequantize": "data.dequantize"}
+
+
+@pytest.mark.parametrize("flag, leaf", SWITCHES.items())
+def test_a_typed_switch_sets_its_leaf_and_nothing_else(flag, leaf):
+    assert leaves(flag) == {**flatten(DEFAULT), leaf: True}
+
+
 def test_every_leaf_has_a_flag_that_is_tested():
-    assert {leaf for _, _, leaf, _ in FLAGS} == set(flatten(Config()))
+    assert {leaf for _, _, leaf, _ in FLAGS} | set(SWITCHES.values()) == set(flatten(Config()))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +195,11 @@ MISTAKES = [
     (["--optimizer.learning-rate", "1e99"], "1e+99", "optimizer.learning_rate"),
     (["--training.epochs", "inf"], "inf", "training.epochs"),
     (["--seed", "-1"], "-1", "seed"),
-    (["--training.epochs", "None"], "training", "--training.epochs"),
+    (["--data.resize", "64x"], "data.resize", "HEIGHTxWIDTH"),
+    (["--data.crop", "0"], "data.crop", "HEIGHTxWIDTH"),
+    (["--data.range", "1..0"], "data.range", "0..1"),
+    (["--data.augment", "Flp"], "data.augment", "Flip"),
+    (["--data.binarize", "dynamic", "--data.dequantize"], "data.dequantize", "--data.binarize"),
     (["--config", "no/such/file.json"], "no/such/file.json", "No such file"),
     (["--config", "."], "'.'", "directory"),
 ]

@@ -1,6 +1,5 @@
 """Configurations: round trips, override paths, ranges and types, config files that are wrong in every way, presets."""
 
-import dataclasses
 import json
 import math
 import sys
@@ -10,7 +9,7 @@ import typing
 import pytest
 
 from keras_vae import components, config, presets
-from keras_vae.config import COMPONENTS, RANGES, Config, check, flatten, from_json, override, read, to_json
+from keras_vae.config import COMPONENTS, RANGES, Config, check, flatten, from_json, named, override, read, to_json
 from keras_vae.errors import Refusal
 
 LEAVES = flatten(Config())
@@ -47,7 +46,7 @@ def test_every_preset_stacks_checks_and_comes_back_from_json(name):
 def test_presets_stack_from_left_to_right():
     assert presets.stack(["fashion_mnist", "cifar10"]).data.source == "tfds:cifar10"
     assert presets.stack(["cifar10", "fashion_mnist"]).data.source == "tfds:fashion_mnist"
-    assert presets.stack([]) == override(Config(), "name", "digits")
+    assert presets.stack([]) == Config() and presets.stack(["mnist", "quick"]).name == "mnist-quick"
     refused = refusal(presets.stack, ["mnits"])
     assert "mnits" in str(refused) and "did you mean mnist" in str(refused)
 
@@ -209,9 +208,39 @@ def test_a_choice_is_one_of_its_words(path, value, mentioned):
     assert path in message and repr(value) in message and mentioned in message
 
 
-def test_a_training_without_length_is_refused():
-    endless = dataclasses.replace(Config(), training=dataclasses.replace(Config().training, epochs=None))
-    assert "steps and epochs" in str(refusal(check, endless))
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("digits", "digits"),
+        ("folder:/data/my faces/", "my faces"),
+        ("folder:../../etc", "etc"),
+        ("folder:.", "folder"),
+        ("folder:/", "folder"),
+        ("npz:a/b.c.npz", "b.c"),
+        ("tfds:mnist", "mnist"),
+        ("python:my.module:load", "load"),
+        ("folder:/a\nb", "a_b"),
+        ("folder:" + "x" * 300, "x" * 60),
+    ],
+)
+def test_a_run_without_a_name_is_called_after_its_data(source, name):
+    assert named(override(Config(), "data.source", source)).name == name
+    assert named(override(override(Config(), "data.source", source), "name", "mine")).name == "mine"
+
+
+def test_binarising_and_dequantising_at_once_is_refused():
+    both = override(override(Config(), "data.binarize", "dynamic"), "data.dequantize", True)
+    assert "data.dequantize" in str(refusal(check, both))
+
+
+@pytest.mark.parametrize("text", ["Flip", "Flip, Shift(pixels=2)", " Crop(least=0.5),Flip()", "Flip, my.module:Own(a=(1, 2))"])
+def test_augmentations_are_a_list(text):
+    check(override(Config(), "data.augment", text))
+
+
+@pytest.mark.parametrize("text, word", [("Flp", "Flip"), ("Flip, Shift(pixel=2)", "pixels"), ("Flip,", ""), ("Flip Shift", "")])
+def test_a_wrong_augmentation_is_refused(text, word):
+    assert word in str(refusal(check, override(Config(), "data.augment", text)))
 
 
 CONFIG_FILES = {

@@ -1,5 +1,6 @@
 """Data: the embedded digits, TensorFlow datasets, what is refused, images as numbers and back, binarisation, pictures."""
 
+import dataclasses
 import io
 import time
 import urllib.error
@@ -12,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_vae import data
+from keras_vae import data, presets
 from keras_vae.config import Data
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
@@ -68,7 +69,7 @@ def random_images(n, shape, levels=256, seed=0):
 
 def refusal(kind, source, **options) -> str:
     with pytest.raises(Refusal) as refused:
-        data.load(Data(source=source, **options))
+        data.load(Data(source=source, **options), foreign=True)
     assert refused.value.kind == kind, refused.value
     assert len(str(refused.value).splitlines()) <= 6
     return str(refused.value)
@@ -250,7 +251,8 @@ def test_celeb_a_is_the_middle_at_64(prepared):
     faces = np.zeros((6, 218, 178, 3), np.uint8)
     faces[:, 35:183, 15:163] = 200  # the middle 148 x 148
     folder = prepared("celeb_a", train=faces, validation=faces[:2], test=faces[:3])
-    dataset = data.load(Data(source="tfds:celeb_a", data_dir=folder))
+    options = dataclasses.replace(presets.stack(["celeb_a"]).data, data_dir=folder)
+    dataset = data.load(options)
     assert [getattr(dataset, split).shape for split in SPLITS] == [(6, 64, 64, 3), (2, 64, 64, 3), (3, 64, 64, 3)]
     assert (np.abs(dataset.train.astype(int) - 200) <= 8).all()  # JPEG
 
@@ -307,9 +309,16 @@ def test_images_of_mixed_sizes_are_refused(prepared):
     assert "(9, 8, 1)" in message and "(8, 8, 1)" in message
 
 
-def test_a_dataset_without_a_test_split_is_refused(prepared):
-    folder = prepared("only_train", features((8, 8, 1)), train=np.zeros((3, 8, 8, 1), np.uint8))
-    assert "only_train" in refusal("data", "tfds:only_train", data_dir=folder)
+def test_a_dataset_without_a_train_split_is_refused(prepared):
+    folder = prepared("only_test", features((8, 8, 1)), test=np.zeros((3, 8, 8, 1), np.uint8))
+    assert "only_test" in refusal("data", "tfds:only_test", data_dir=folder)
+
+
+def test_a_dataset_with_a_train_split_only_is_split_by_content(prepared):
+    images = random_images(40, (8, 8, 1))
+    dataset = data.load(Data(source="tfds:only_train", data_dir=prepared("only_train", features((8, 8, 1)), train=images)))
+    assert [len(getattr(dataset, split)) for split in SPLITS] == [32, 4, 4]
+    assert sorted(bytes(record) for split in SPLITS for record in getattr(dataset, split)) == sorted(map(bytes, images))
 
 
 def test_a_dataset_too_small_to_split_is_refused(prepared):

@@ -55,7 +55,7 @@ each_model = pytest.mark.parametrize("parts", models(SET_UP), ids=name_of)
 
 
 def test_no_room_member_or_option_is_missing():
-    assert set(PARTS) == set(components.ROOMS) - {"decay"}
+    assert set(PARTS) == set(components.ROOMS) - {"decay", "augmentation"}
     for kind in PARTS:
         members = components.members(kind)
         assert set(OPTIONS[kind]) == set(members)

@@ -1,4 +1,4 @@
-"""Images: raw grey or colour levels H x W x C, whole numbers from 0 to levels - 1."""
+"""Images: raw grey or colour values H x W x C."""
 
 import io
 import math
@@ -14,30 +14,63 @@ from keras_vae.errors import Refusal
 
 @dataclass(frozen=True)
 class Images:
-    """x = raw / (levels - 1) in [0, 1]; with dynamic binarisation each pixel is a coin with that probability."""
+    """Raw values, whole levels 0..levels-1 or (levels 0) real numbers within `range`, as x in [0, 1] by a linear map.
+
+    With dynamic binarisation each pixel is a coin with that probability; dequantised, each is spread evenly over its level:
+    x = (raw + u) / levels, u ~ U(0, 1) (A Note on the Evaluation of Generative Models; Theis et al. 2016).
+    """
 
     shape: tuple
     levels: int = 256
+    range: tuple = (0.0, 1.0)
     binarize: Literal["none", "dynamic"] = "none"
-
-    raw_dtype = "uint8"
+    dequantize: bool = False
 
     def __post_init__(self):
         sides = isinstance(self.shape, tuple) and len(self.shape) == 3 and all(type(side) is int and side >= 1 for side in self.shape)
-        if not sides or type(self.levels) is not int or not 2 <= self.levels <= 256 or self.binarize not in ("none", "dynamic"):
-            raise ValueError("images need a shape of three positive numbers, 2 to 256 levels, and binarize none or dynamic")
+        bounds = isinstance(self.range, tuple) and len(self.range) == 2 and all(type(end) in (int, float) for end in self.range)
+        if not sides or type(self.levels) is not int or not (self.levels == 0 or 2 <= self.levels <= 256):
+            raise ValueError("images need a shape of three positive numbers, and 2 to 256 levels (0: continuous)")
+        if not bounds or not -math.inf < self.range[0] < self.range[1] < math.inf:
+            raise ValueError("the range of images is two finite numbers, the lower first")
+        if (
+            self.binarize not in ("none", "dynamic")
+            or type(self.dequantize) is not bool
+            or (self.dequantize and self.binarize == "dynamic")
+        ):
+            raise ValueError("binarize is none or dynamic, dequantize True or False, and not both")
+        if self.levels == 0 and (self.dequantize or self.binarize == "dynamic"):
+            raise ValueError("continuous images have no levels to binarize or dequantize")
+
+    @property
+    def raw_dtype(self) -> str:
+        return "uint8" if self.levels else "float32"
+
+    @property
+    def bounds(self) -> tuple:
+        """The least and the greatest raw value."""
+        return (0, self.levels - 1) if self.levels else self.range
 
     def encode(self, raw, seed=None) -> tf.Tensor:
-        """raw [B, H, W, C] -> x, float32. Binarisation draws with `seed`; without one it takes the likelier value (serving)."""
-        if self.binarize == "none":
-            return tf.cast(raw, tf.float32) / (self.levels - 1)
-        if seed is None:
-            return tf.cast(2 * tf.cast(raw, tf.int32) >= self.levels, tf.float32)
-        return noise.bernoulli(seed, raw, self.levels - 1)
+        """raw [B, H, W, C] -> x, float32. What is random draws with `seed`; without one it takes the likeliest value (serving)."""
+        low, high = self.bounds
+        if self.binarize == "dynamic":
+            if seed is None:
+                return tf.cast(2 * tf.cast(raw, tf.int32) >= self.levels, tf.float32)
+            return noise.bernoulli(seed, raw, self.levels - 1)
+        raw = tf.cast(raw, tf.float32)
+        if self.dequantize:
+            return (raw + (0.5 if seed is None else noise.uniform(seed, (tf.shape(raw)[0], *self.shape)))) / self.levels
+        return raw / high if low == 0 else (raw - low) / (high - low)
 
     def decode(self, x) -> tf.Tensor:
         """x in [0, 1] -> raw, the nearest level; the inverse of `encode` on what is not binarised."""
-        return tf.cast(tf.round(tf.clip_by_value(x, 0.0, 1.0) * (self.levels - 1)), tf.uint8)
+        x, (low, high) = tf.clip_by_value(x, 0.0, 1.0), self.bounds
+        if not self.levels:
+            return x * (high - low) + low
+        if self.dequantize:
+            return tf.cast(tf.minimum(tf.floor(x * self.levels), high), tf.uint8)
+        return tf.cast(tf.round(x * high), tf.uint8)
 
     def check(self, raw, where: str) -> np.ndarray:
         """Raw records from outside, as an array of the right type; `Refusal` (data) says what is wrong with them."""
@@ -48,16 +81,24 @@ class Images:
             raise Refusal(
                 "data", f"the records have the shape {list(raw.shape)}", where, f"the model takes [N, {', '.join(map(str, self.shape))}]"
             )
-        whole = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and np.isfinite(raw).all() and (raw == np.round(raw)).all())
-        if not whole or raw.min() < 0 or raw.max() >= self.levels:
+        number = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and np.isfinite(raw).all())
+        whole = not self.levels or raw.dtype.kind != "f" or (number and (raw == np.round(raw)).all())
+        low, high = self.bounds
+        if not (number and whole) or raw.min() < low or raw.max() > high:
             least_most = f"{raw.dtype} from {raw.min()} to {raw.max()}" if raw.dtype.kind in "iuf" else str(raw.dtype)
-            raise Refusal("data", f"the records are {least_most}", where, f"the model takes whole grey levels from 0 to {self.levels - 1}")
+            wanted = f"whole grey levels from 0 to {high}" if self.levels else f"values from {low:g} to {high:g}"
+            raise Refusal("data", f"the records are {least_most}", where, f"the model takes {wanted}")
         return raw.astype(self.raw_dtype)
 
     @property
     def x_levels(self) -> int:
-        """How many values an element of x can take."""
-        return 2 if self.binarize == "dynamic" else self.levels
+        """How many values an element of x can take; 0 if it is continuous."""
+        return 2 if self.binarize == "dynamic" else 0 if self.dequantize else self.levels
+
+    @property
+    def level_width(self) -> float:
+        """How far two levels lie apart in x: a density times this is the probability of a level. 1 for continuous data."""
+        return 1.0 / self.levels if self.dequantize else 1.0 / (self.levels - 1) if self.levels else 1.0
 
     def write(self, raw, columns: int | None = None) -> bytes:
         """One PNG with all images [N, H, W, C] on a grid, row by row; small images are enlarged by whole factors."""
@@ -69,7 +110,9 @@ class Images:
         rows = -(-n // columns)
         zoom, gap = max(1, 64 // max(height, width)), 2
         sheet = np.full((rows * (height * zoom + gap) + gap, columns * (width * zoom + gap) + gap, 3), 255, np.uint8)
-        pixels = (raw.astype("float32") * (255.0 / (self.levels - 1))).round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
+        low, high = self.bounds
+        scaled = (raw.astype("float32") - low) * (255.0 / (high - low))
+        pixels = scaled.round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
         for number, picture in enumerate(pixels):
             top = gap + number // columns * (height * zoom + gap)
             left = gap + number % columns * (width * zoom + gap)

@@ -1,0 +1,75 @@
+"""Augmentations: what may happen to a training record at each visit. Held-out records are never changed."""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from keras_vae import noise
+
+
+class Augmentation:
+    """The contract: `(raw [B, H, W, C], seed) -> raw` of the same shape and type, drawn for each row by itself."""
+
+    def __call__(self, raw, seed):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Flip(Augmentation):
+    """Left and right are exchanged with this probability."""
+
+    probability: float = 0.5
+
+    def __post_init__(self):
+        if not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"probability must be from 0 to 1, not {self.probability}")
+
+    def __call__(self, raw, seed):
+        drawn = noise.uniform(seed, (tf.shape(raw)[0], 1)) < self.probability
+        return tf.where(drawn[..., None, None], raw[:, :, ::-1], raw)
+
+
+@dataclass(frozen=True)
+class Shift(Augmentation):
+    """Moved by up to this many pixels along each axis; the edge is repeated."""
+
+    pixels: int = 2
+
+    def __post_init__(self):
+        if not isinstance(self.pixels, int) or self.pixels < 0:
+            raise ValueError(f"pixels must be a whole number of at least 0, not {self.pixels}")
+
+    def __call__(self, raw, seed):
+        drawn = noise.uniform(seed, (tf.shape(raw)[0], 2))
+        moves = tf.cast(tf.floor(drawn * (2 * self.pixels + 1)), tf.int32) - self.pixels
+        for axis in (1, 2):
+            side = raw.shape[axis]
+            rows = tf.clip_by_value(tf.range(side) + moves[:, axis - 1, None], 0, side - 1)
+            raw = tf.gather(raw, rows, axis=axis, batch_dims=1)
+        return raw
+
+
+@dataclass(frozen=True)
+class Crop(Augmentation):
+    """A window somewhere, its sides at least this share of the whole, enlarged back to the full size."""
+
+    least: float = 0.8
+
+    def __post_init__(self):
+        if not 0.0 < self.least <= 1.0:
+            raise ValueError(f"least must be above 0 and at most 1, not {self.least}")
+
+    def __call__(self, raw, seed):
+        share, top, left = tf.unstack(noise.uniform(seed, (tf.shape(raw)[0], 3)), axis=1)
+        share = self.least + (1.0 - self.least) * share
+        x = tf.einsum("bik,bkwc->biwc", self._window(raw.shape[1], top, share), tf.cast(raw, tf.float32))
+        x = tf.einsum("bjk,bhkc->bhjc", self._window(raw.shape[2], left, share), x)
+        return tf.cast(x if raw.dtype.is_floating else tf.round(x), raw.dtype)
+
+    @staticmethod
+    def _window(side: int, place, share):
+        """[B, side, side]: the weight of each old pixel in each new one, linear between neighbours."""
+        start = place * (1.0 - share) * side
+        at = start[:, None] + (tf.range(side, dtype=tf.float32) + 0.5) * share[:, None] - 0.5
+        at = tf.clip_by_value(at, 0.0, side - 1.0)
+        return tf.maximum(0.0, 1.0 - tf.abs(at[:, :, None] - tf.range(side, dtype=tf.float32)))

@@ -1,0 +1,286 @@
+"""npy:FILE, npz:FILE[:KEY], python:MODULE:FUNCTION: records as arrays [N, H, W] or [N, H, W, C], in memory or on disk.
+
+A .npy file stays on disk and is read as needed. In a .npz file, and in the dict that a function may return, names say what an array
+is: x, images or data (or x_train, train_images, ...) are records, y or labels their classes, "classes" the names of these.
+"""
+
+import os
+import re
+import zipfile
+
+import numpy as np
+
+from keras_vae import components
+from keras_vae.config import bounds, sides
+from keras_vae.errors import Refusal
+from keras_vae.pictures import Fitting
+from keras_vae.records import Chosen, Found, content_keys, in_memory, pieces
+
+SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
+RECORD_WORDS = {"x", "image", "images", "data", "arr", "0", "records"}
+BITS = range(9, 17)  # whole numbers above 255 are taken for measurements of so many bits
+
+
+def find_npy(name: str, options, log) -> Found:
+    return _found({"all": read_npy(name)}, {}, (), options, f"npy:{name}")
+
+
+def find_npz(name: str, options, log) -> Found:
+    path, _, key = name.rpartition(":") if not os.path.exists(name) and ":" in name else (name, "", "")
+    arrays = read_npz(path, key)
+    records, labels, classes = ({"all": arrays[key]}, {}, ()) if key else _named(arrays, path)
+    return _found(records, labels, classes, options, f"npz:{name}")
+
+
+def find_python(name: str, options, log) -> Found:
+    """What the user's own function returns: records (anything with a length and [rows]), or a dict of such by name or split."""
+    function = components.attribute(name, "data.source")
+    try:
+        made = function()
+    except Exception as error:  # whatever the user's function raises
+        why = f"{type(error).__name__}: {error}"
+        raise Refusal("data", f"{name} failed", where="data.source", why=why[:300], fix="--debug shows the traceback") from error
+    records, labels, classes = _named(made, name) if isinstance(made, dict) else ({"all": made}, {}, ())
+    for split, found in records.items():
+        if not (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
+            why = f"{type(found).__name__} has no length or no [rows]: nobody can say how many records an epoch has"
+            fix = "return an array, or an object with len() and [rows]"
+            raise Refusal("usage", f"the records of {name} have no known number", where=split, why=why, fix=fix)
+        records[split] = np.asarray(found) if isinstance(found, (list, tuple)) else found
+    return _found(records, labels, classes, options, f"python:{name}")
+
+
+def read_npy(path: str) -> np.ndarray:
+    """The array in a .npy file, left on disk. Nothing pickled is read."""
+    try:
+        return np.load(os.path.expanduser(path), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise Refusal("data", "cannot read the array", where=path, why=str(error)[:200]) from None
+
+
+def read_npz(path: str, key: str = "") -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, or the one called `key`. Nothing pickled is read."""
+    try:
+        with np.load(os.path.expanduser(path), allow_pickle=False) as file:
+            if isinstance(file, np.ndarray):
+                raise Refusal("data", "this is a .npy file", where=path, fix=f"--data.source npy:{path}")
+            if key and key not in file.files:
+                raise Refusal("data", f"the file has no array {key!r}", where=path, why=f"it holds {', '.join(file.files)}")
+            return {name: file[name] for name in ([key] if key else file.files)}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, MemoryError) as error:
+        raise Refusal("data", "cannot read the arrays", where=path, why=str(error)[:200]) from None
+
+
+def read(path: str) -> np.ndarray:
+    """The records in a .npy or .npz file."""
+    if str(path).endswith(".npz"):
+        records, _, _ = _named(read_npz(str(path)), str(path))
+        if len(records) > 1:
+            raise Refusal("data", "which array?", where=str(path), why=f"the file holds {', '.join(records)}", fix="call one of them x")
+        return next(iter(records.values()))
+    return np.asarray(read_npy(str(path)))
+
+
+def _named(arrays: dict, where: str) -> tuple[dict, dict, tuple]:
+    """Records and labels by split ("all" where the name says none), and the names of the classes."""
+    records, labels, classes = {}, {}, ()
+    for name, array in arrays.items():
+        words = re.split(r"[_.\-/ ]+", str(name).lower())
+        split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "all")
+        rest = {word for word in words if word not in SPLIT_WORDS}
+        if rest == {"classes"}:
+            classes = tuple(map(str, np.asarray(array).tolist()))
+        elif rest & LABEL_WORDS:
+            labels[split] = array
+        elif rest <= RECORD_WORDS or len(arrays) == 1:
+            if split in records:
+                why = f"it holds {', '.join(map(str, arrays))}"
+                raise Refusal("data", f"two arrays may be the {split} records", where=where, why=why, fix="choose one: npz:FILE:NAME")
+            records[split] = array
+    if not records:
+        why = f"it holds {', '.join(map(str, arrays))}"
+        raise Refusal("data", "which array holds the records?", where=where, why=why, fix="call it x, or choose it: npz:FILE:NAME")
+    if "all" in records and len(records) > 1:
+        raise Refusal("data", "some records have a split in their name and some have not", where=where, why=", ".join(map(str, arrays)))
+    if "all" not in records and "train" not in records:
+        raise Refusal("data", "there are no train records", where=where, why=f"it holds {', '.join(map(str, arrays))}")
+    return records, labels, classes
+
+
+def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> Found:
+    survey = _Survey(options, where)
+    for split, array in records.items():
+        survey.look(split, array)
+    meaning = survey.meaning()
+    fitting = _fitting(options, survey.shape, meaning, where)
+
+    def convert(array):
+        array = meaning.convert(array).reshape(len(array), *survey.shape)
+        return np.stack([fitting.array(raw) for raw in array]) if fitting and len(array) else array
+
+    found = Found({}, {}, meaning.levels, meaning.range, classes=classes, notes=meaning.notes, bad=survey.bad)
+    for split, array in records.items():
+        good = survey.good[split]
+        chosen = Chosen(array, good, convert)
+        found.records[split] = chosen[:] if in_memory(array) else chosen
+        found.keys[split] = survey.keys[split][good]
+    for split, array in labels.items():
+        if split in records:
+            found.labels[split] = _checked_labels(array, len(records[split]), classes, where)[survey.good[split]]
+    return found
+
+
+def _checked_labels(labels, count: int, classes: tuple, where: str) -> np.ndarray:
+    labels = np.asarray(labels)
+    labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (count,):
+        raise Refusal(
+            "data", f"there are {len(labels) if labels.ndim else 0} labels for {count} records", where, f"shape {list(labels.shape)}"
+        )
+    if labels.dtype.kind not in "iu" or (count and labels.min() < 0):
+        raise Refusal("data", f"the labels are {labels.dtype}", where, "a label is a class number: 0, 1, 2, ...")
+    if classes and count and labels.max() >= len(classes):
+        row = int(labels.argmax())
+        raise Refusal(
+            "data", f"record {row} is of class {labels[row]}", where, f"there are {len(classes)} classes: 0 to {len(classes) - 1}"
+        )
+    return labels.astype(np.int64)
+
+
+class _Meaning:
+    """What the numbers stand for: levels 0..levels-1 (divided by `divisor` when read), or (levels 0) values within `range`."""
+
+    def __init__(self, levels: int, divisor: float = 1, range: tuple = (0.0, 1.0), note: str = ""):
+        self.levels, self.divisor, self.range = levels, divisor, range
+        self.notes = [("values", note)] if note else []
+
+    def convert(self, array: np.ndarray) -> np.ndarray:
+        if not self.levels:
+            return np.ascontiguousarray(array, np.float32)
+        return (array if self.divisor == 1 else np.round(array / self.divisor)).astype(np.uint8)
+
+
+class _Survey:
+    """One pass over all records: shape, keys, range, what is not finite."""
+
+    def __init__(self, options, where: str):
+        self.options, self.where = options, where
+        self.shape = self.dtype = None
+        self.low, self.high = np.inf, -np.inf
+        self.values: np.ndarray | None = np.empty(0)  # the distinct values while there are few, else None
+        self.whole = self.bytes_over_255 = True  # all values are whole numbers; all are multiples of 1/255
+        self.keys, self.good, self.bad = {}, {}, []
+
+    def look(self, split: str, records) -> None:
+        if not len(records):
+            raise Refusal("data", "there are no records", where=f"{self.where}, {split}")
+        first = np.asarray(records[:1])
+        self._check_kind(split, first)
+        keys, bad = np.empty(len(records), np.uint64), []
+        for start, array in pieces(records, first.nbytes):
+            array = np.asarray(array)
+            if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
+                what = f"records from {start} on are {array.dtype} {list(array.shape[1:])}, the first {first.dtype} {list(first.shape[1:])}"
+                raise Refusal("data", what, where=self.where)
+            if array.dtype.kind == "f":
+                finite = np.isfinite(array).reshape(len(array), -1)
+                for row in np.flatnonzero(~finite.all(axis=1)):
+                    bad.append(start + int(row))
+                    self._refuse(split, start + int(row), np.argwhere(~np.isfinite(array[row]))[0], array[row])
+                array = array[finite.all(axis=1)]
+                keys[np.setdiff1d(np.arange(start, start + len(finite)), bad)] = content_keys(array)
+            else:
+                keys[start : start + len(array)] = content_keys(array)
+            self._see(array)
+        if len(bad) > max(10, len(records) // 100):
+            raise Refusal("data", f"{len(bad):,} of {len(records):,} records are not finite", where=f"{self.where}, {split}")
+        self.keys[split], self.good[split] = keys, np.setdiff1d(np.arange(len(records)), np.array(bad, np.int64))
+
+    def _check_kind(self, split: str, first: np.ndarray) -> None:
+        shape = first.shape[1:] if first.ndim == 4 else (*first.shape[1:], 1)
+        if first.dtype.kind not in "buif" or first.dtype.itemsize > 8:
+            why = "records are numbers: whole grey levels, or values of a known range"
+            raise Refusal("data", f"the records are of type {first.dtype}", where=f"{self.where}, {split}", why=why)
+        got = f"[N, {', '.join(map(str, first.shape[1:]))}]"
+        if first.ndim not in (3, 4):
+            raise Refusal(
+                "data", f"the records have the shape {got}", self.where, "images are [N, height, width] or [N, height, width, channels]"
+            )
+        if shape[-1] not in (1, 3):
+            swapped = shape[0] in (1, 3) and min(shape[1:]) > 3
+            why = (
+                f"the last axis is the channels, 1 or 3: expected [N, {shape[1]}, {shape[2]}, {shape[0]}]"
+                if swapped
+                else "images have 1 or 3 channels"
+            )
+            fix = "np.save(FILE, np.moveaxis(x, 1, -1))" if swapped else "[N, height, width, 1 or 3]"
+            raise Refusal("data", f"the records have the shape {got}", self.where, why, fix)
+        if self.shape is not None and shape != self.shape:
+            raise Refusal("data", f"the {split} records are {list(shape)}, the others {list(self.shape)}", where=self.where)
+        self.shape, self.dtype = shape, first.dtype
+
+    def _refuse(self, split: str, row: int, place, record) -> None:
+        where, value = ", ".join(map(str, place)), record[tuple(place)]
+        name, why = f"{split} record {row}" if split != "all" else f"record {row}", f"its value at [{where}] is {value}"
+        if self.options.on_bad_record == "error":
+            fix = "replace or remove it, or leave such records out: --data.on-bad-record skip"
+            raise Refusal("data", f"{name} is not finite", where=self.where, why=why, fix=fix)
+        self.bad.append({"name": name, "why": why})
+
+    def _see(self, array: np.ndarray) -> None:
+        if not array.size:
+            return
+        self.low, self.high = min(self.low, array.min()), max(self.high, array.max())
+        if array.dtype.kind == "f":
+            self.whole = self.whole and bool((array == np.round(array)).all())
+            scaled = np.asarray(array, np.float64) * 255.0 if self.bytes_over_255 and self.low >= 0.0 and self.high <= 1.0 else None
+            self.bytes_over_255 = scaled is not None and bool((np.abs(scaled - np.round(scaled)) < 1e-3).all())
+        if self.values is not None:
+            self.values = np.union1d(self.values, np.unique(array))
+            self.values = self.values if len(self.values) <= 32 else None
+
+    def meaning(self) -> _Meaning:
+        """What the values stand for: as declared by `data.range`, or as they look."""
+        low, high, declared = self.low, self.high, bounds(self.options.range)
+        observed = f"{self.dtype} from {low:g} to {high:g}"
+        if declared:
+            if low < declared[0] or high > declared[1]:
+                why = f"--data.range declares {declared[0]:g} to {declared[1]:g}"
+                raise Refusal("data", f"the values are {observed}", self.where, why, f"--data.range={low:g}..{high:g}")
+            return _Meaning(0, range=declared, note=f"{observed}, scaled from {declared[0]:g}..{declared[1]:g} as declared")
+        if self.dtype.kind == "b" or (self.values is not None and set(self.values) <= {0, 1}):
+            return _Meaning(2, note="binary")
+        if self.values is not None and set(self.values) <= {0, 255}:
+            return _Meaning(2, 255, note="binary: 0 and 255")
+        if self.whole and low >= 0 and high <= 255:
+            few = self.values is not None and high <= 31
+            return _Meaning(int(high) + 1 if few else 256, note="" if self.dtype == np.uint8 else f"{observed}, whole numbers: grey levels")
+        if self.bytes_over_255 and self.dtype.kind == "f":
+            return _Meaning(256, 1 / 255, note=f"{observed}, multiples of 1/255: 256 grey levels")
+        if self.dtype.kind in "iu" and low >= 0 and high < 2**16:
+            bits = next(bits for bits in BITS if high < 2**bits)
+            return _Meaning(
+                0, range=(0.0, 2.0**bits - 1), note=f"{observed}: taken for {bits}-bit measurements, scaled from 0..{2**bits - 1}"
+            )
+        if self.dtype.kind == "f" and low >= -1.0 and high <= 1.0:
+            scale = (0.0, 1.0) if low >= 0.0 else (-1.0, 1.0)
+            return _Meaning(0, range=scale, note=f"{observed}: scaled from {scale[0]:g}..{scale[1]:g}")
+        why = "values from 0 to 1, -1 to 1, or whole numbers from 0 to 65535 need no word; others need their range"
+        raise Refusal("data", f"the values are {observed}", self.where, why, _suggest(low, high))
+
+
+def _suggest(low: float, high: float) -> str:
+    low, high = min(float(low), 0.0), max(float(high), 0.0) if low < 0 else float(high)
+    return f"--data.range={low:g}..{high if high > low else low + 1.0:g}"
+
+
+def _fitting(options, shape: tuple, meaning: _Meaning, where: str) -> Fitting | None:
+    """What `data.resize`, `data.crop` and `data.grey` ask for, if anything."""
+    size, crop = sides(options.resize, "data.resize"), sides(options.crop, "data.crop")
+    if not (size or crop or (options.grey and shape[-1] == 3)):
+        return None
+    if meaning.levels != 256:
+        why = "resize, crop and grey work on pictures of 256 levels"
+        raise Refusal("usage", "these records cannot be resized", where, why, "resize them before they are saved")
+    return Fitting(size, 1 if options.grey or shape[-1] == 1 else 3, crop)
