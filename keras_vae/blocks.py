@@ -6,11 +6,12 @@ the identity; normalization and activation close a residual stack.
 """
 
 import math
+from collections import namedtuple
 
 import keras
 import tensorflow as tf
 
-from keras_vae import noise
+from keras_vae import linear, noise
 
 CONNECTIONS = ("plain", "residual")
 NORMALIZATIONS = ("none", "layer", "group", "batch")
@@ -36,6 +37,15 @@ def head(units: int, **options) -> keras.layers.Dense:
 def soft_limit(value, limit: float):
     """limit * tanh(value / limit): about the identity near 0, smooth, and never beyond +-limit."""
     return limit * tf.tanh(value / limit)
+
+
+class Shifted(namedtuple("Shifted", "features shift")):
+    """Features [B, ...], and what is added to the location of the distribution made from them, [B, *Z] or [B, *X]."""
+
+    @staticmethod
+    def of(features) -> "Shifted":
+        """Features of either kind with their shift, 0 if they have none."""
+        return features if isinstance(features, Shifted) else Shifted(features, 0.0)
 
 
 class Dropout(keras.layers.Layer):
@@ -154,7 +164,10 @@ class Network(keras.layers.Layer):
 
     `widths`: units or channels, from the data towards the latent in an encoder, from the latent towards the data in a decoder.
     `initializer`: any name of `keras.initializers`. `l1`, `l2`: penalties on kernels, nats. `dropout`: rate after each activation.
+    `linear`: a linear path beside the stack, which starts at PCA where encoder and decoder both have one.
     """
+
+    location_shape: tuple = ()  # of the latent or the datum, set before `build`
 
     def __init__(
         self,
@@ -166,6 +179,7 @@ class Network(keras.layers.Layer):
         l1: float = 0.0,
         l2: float = 0.0,
         dropout: float = 0.0,
+        linear: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -184,6 +198,7 @@ class Network(keras.layers.Layer):
         keras.initializers.get(initializer)
         self.widths, self.connections, self.normalization, self.activation = widths, connections, normalization, activation
         self.initializer, self.l1, self.l2, self.dropout = initializer, l1, l2, dropout
+        self.linear = linear
 
     def affine(self, kind: type, width: int, zero: bool = False, **options) -> keras.layers.Layer:
         """A Dense or convolutional layer with this network's initializer and penalties."""
@@ -218,14 +233,18 @@ class Network(keras.layers.Layer):
         return units + self.close(before)
 
     def build_units(self, shape) -> None:
-        """Build `self.units` one after the other, from the shape that enters the first."""
+        """Build `self.units` one after the other, from the shape that enters the first, and the linear path beside them."""
+        if self.linear:
+            self.direct = linear.Path(self.location_shape)
+            self.direct.build(shape)
         for unit in self.units:
             unit.build(shape)
             shape = unit.compute_output_shape(shape)
         self.built = True
 
     def stack(self, x, training, seed):
-        """`self.units` one after the other, each with its own draw."""
+        """`self.units` one after the other, each with its own draw; with a linear path, `Shifted` features."""
+        shift = self.direct(x) if self.linear else None
         for number, layer in enumerate(self.units):
             x = layer(x, training=training, seed=None if seed is None else seed.fold(number))
-        return x
+        return x if shift is None else Shifted(x, shift)

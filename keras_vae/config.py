@@ -106,6 +106,8 @@ class Config:
 RANGES = {
     "seed": (0, 2**31 - 1, True),
     "data.batch_size": (1, 2**20, True),
+    "data.resize": (1, 8192, True),
+    "data.crop": (1, 8192, True),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.clip_norm": (0, 1e30, True),
@@ -184,7 +186,7 @@ def check(config: Config) -> Config:
     """The config itself, or a `Refusal` (usage) that names the key, the value and what is allowed."""
     for path, value in flatten(config).items():
         _check_type(path, value)
-        if path in RANGES and value is not None:
+        if path in RANGES and isinstance(value, int | float):
             least, most, inclusive = RANGES[path]
             if not (-most <= value <= most and (least <= value if inclusive else least < value) and value <= most):
                 bound = "at least" if inclusive else "above"

@@ -39,8 +39,9 @@ class Likelihood(keras.layers.Layer):
         self.built = True
 
     def call(self, features):
+        features, shift = blocks.Shifted.of(features)
         output = self.project(features)
-        return self.distribution(tf.reshape(output, (-1, *self.event_shape)) + self.bias)
+        return self.distribution(tf.reshape(output, (-1, *self.event_shape)) + self.bias + shift)
 
     def distribution(self, output):
         """[B, *X] outputs, bias included, -> p(x|z)."""
@@ -49,6 +50,14 @@ class Likelihood(keras.layers.Layer):
     def adapt(self, x) -> None:
         """Set the bias so that features of zero give the per-pixel model of the sample x [N, *X] (a NumPy array)."""
         raise NotImplementedError
+
+    def slope(self) -> np.ndarray:
+        """d mean / d output where the output is the bias, [*X]."""
+        return np.ones(self.event_shape, "float32")
+
+    def scale(self, residual) -> None:
+        """Set what spread there is to that of the residuals (a NumPy array)."""
+        return None
 
     def check(self, x) -> str:
         """Why x [N, *X] cannot have come from this likelihood; empty if it can."""
@@ -69,6 +78,11 @@ def _log_odds(mean: np.ndarray) -> np.ndarray:
     return np.log(p / (1.0 - p)).astype("float32")
 
 
+def _logistic_slope(likelihood) -> np.ndarray:
+    p = 1.0 / (1.0 + np.exp(-np.array(likelihood.bias)))
+    return p * (1.0 - p)
+
+
 class Bernoulli(Likelihood):
     """p(x|z) = Bernoulli(sigmoid(output)), for binary data."""
 
@@ -77,6 +91,9 @@ class Bernoulli(Likelihood):
 
     def adapt(self, x):
         self.bias.assign(_log_odds(x.mean(axis=0)))
+
+    def slope(self):
+        return _logistic_slope(self)
 
     def check(self, x):
         return "" if np.isin(x, (0.0, 1.0)).all() else f"Bernoulli scores 0 and 1 only; the data has values in [{x.min():g}, {x.max():g}]"
@@ -96,6 +113,9 @@ class Binomial(Likelihood):
 
     def adapt(self, x):
         self.bias.assign(_log_odds(x.mean(axis=0)))
+
+    def slope(self):
+        return _logistic_slope(self)
 
     def check(self, x):
         steps = x * (self.levels - 1)
@@ -136,8 +156,11 @@ class Normal(Likelihood):
     def adapt(self, x):
         mean = x.mean(axis=0)
         self.bias.assign(mean)
+        self.scale(x - mean)
+
+    def scale(self, residual):
         if isinstance(self.sigma, str):
-            self.log_sigma.assign(0.5 * np.log(np.square(x - mean).mean() + TINY))
+            self.log_sigma.assign(0.5 * np.log(np.square(residual).mean() + TINY))
 
     def update(self, likelihood, x, observed=None):
         if self.sigma == "optimal":

@@ -289,13 +289,13 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
     small = elements <= 1024
     widths, side = [], max(modality.shape[:2])
     while side > 4 and len(widths) < 6:
-        widths.append(min(256, 32 * 2 ** len(widths)))
+        widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)
     reason = f"{elements} elements are few" if small else f"{elements} elements are many"
     for part, order in (("encoder", 1), ("decoder", -1)):
         if getattr(config.model, part) == "auto":
             network = "Dense(widths=(512, 512, 512), connections='residual', normalization='layer')"
-            choices[part] = (network if small else f"Conv(widths={tuple(widths[::order])}, normalization='group')"), reason
+            choices[part] = (network if small else f"Conv(widths={tuple(widths[::order])}, normalization='group', linear=True)"), reason
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, stability
+from keras_vae import components, linear, stability
 from keras_vae.errors import Refusal
 from keras_vae.inference import Inference, Latent
 from keras_vae.noise import Seed
@@ -147,6 +147,8 @@ class VAE(keras.Model):
             seen = np.ma.masked_array(x, np.asarray(mask) == 0.0)
             x = np.where(seen.mask, seen.mean(axis=0).filled(seen.mean()), x)
         self.likelihood.adapt(x)
+        if self.encoder.linear and self.decoder.linear and self.encoder_shape[1:] == x.shape[1:]:
+            linear.start(self, x)
 
     def build(self, inputs_shape):
         if self.built:
@@ -154,7 +156,8 @@ class VAE(keras.Model):
         shapes = inputs_shape if isinstance(inputs_shape, dict) else {"x": inputs_shape}
         event_shape = tuple(shapes["x"][1:])
         self.decoder.event_shape = self.likelihood.event_shape = event_shape
-        self.prior.event_shape = self.posterior.event_shape
+        self.prior.event_shape = self.encoder.location_shape = self.posterior.event_shape
+        self.decoder.location_shape = event_shape
         input_shape, z_shape = (None, *shapes.get("input", shapes["x"])[1:]), (None, *self.posterior.event_shape)
         self.encoder.build(input_shape)
         self.posterior.build(self.encoder.compute_output_shape(input_shape))

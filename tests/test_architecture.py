@@ -26,7 +26,8 @@ FLOORS = (
     },
     {
         "augmentations": (),
-        "blocks": (),
+        "blocks": ("linear",),
+        "linear": (),
         "modalities": (),
         "modalities.images": (),
         "pictures": (),

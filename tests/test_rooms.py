@@ -15,7 +15,7 @@ from keras_vae.noise import Seed
 from keras_vae.vae import PARTS
 
 # room -> member -> calls that set every option to something else than its default
-NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, dropout=0.3"
+NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, dropout=0.3, linear=True"
 OPTIONS = {
     "encoder": {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='layer', {NETWORK})"],
