@@ -131,12 +131,13 @@ def bars(values: list[tuple[str, float, str, str]], says: str, x_label: str, y_l
     """Bars (label, height, class, what it is) from zero."""
     frame = Frame(400, 250, (0.0, len(values)), (0.0, max([1e-9, *(height for _, height, _, _ in values)])))
     step = (frame.right - frame.left) / len(values)
+    every = math.ceil((7.5 * max(len(label) for label, *_ in values) + 3) / step)  # so that labels do not touch
     drawn = []
     for place, (label, height, style, what) in enumerate(values):
         left, top = frame.left + place * step, frame.place(0.0, max(0.0, height))[1]
         box = {"x": round(left + 0.1 * step, 2), "y": top, "width": round(0.8 * step, 2), "height": round(max(frame.bottom - top, 0.5), 1)}
         drawn.append(tag("rect", tag("title", what), class_=style, **box))
-        if step > 16 or place % math.ceil(22 / step) == 0:
+        if place % every == 0:
             drawn.append(tag("text", label, x=round(left + step / 2, 1), y=frame.bottom + 15, text_anchor="middle"))
     return frame.svg(says, frame.axes(x_label, y_label, x_ticks=False), drawn)
 

@@ -45,7 +45,7 @@ figcaption strong { color: var(--ink); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 11.5rem), 1fr)); gap: .8rem; }
 .tiles > div { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .9rem 1rem; }
 .tiles dt { color: var(--soft); font-size: .9rem; }
-.tiles dd:not(.hint) { font-size: 1.65rem; font-weight: 620; letter-spacing: -.01em; font-variant-numeric: tabular-nums; line-height: 1.3; }
+.tiles dd:not(.hint) { font-size: 1.5rem; font-weight: 620; letter-spacing: -.01em; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .tiles small { font-size: .9rem; font-weight: 400; color: var(--soft); letter-spacing: 0; }
 .tiles .hint { font-size: .82rem; margin: .2rem 0 0; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.8rem 1.6rem; }
@@ -57,7 +57,7 @@ figcaption strong { color: var(--ink); }
 .plain { list-style: none; padding: 0; display: grid; gap: .4rem; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 img { display: block; max-width: 100%; height: auto; border-radius: .3rem; filter: brightness(var(--dim)); }
-svg { display: block; width: 100%; height: auto; font-size: 11px; font-variant-numeric: tabular-nums; }
+svg { display: block; width: 100%; height: auto; overflow: visible; font-size: 11px; font-variant-numeric: tabular-nums; }
 svg text { fill: var(--soft); }
 svg .name {
   fill: var(--ink); font-size: 13px; font-weight: 650; stroke: var(--page); stroke-width: 4px; paint-order: stroke; stroke-linejoin: round;
@@ -77,17 +77,22 @@ th, td {
   text-align: left; padding: .32rem 1.1rem .32rem 0; border-bottom: 1px solid var(--line); vertical-align: baseline; font-weight: 400;
 }
 thead th { color: var(--soft); font-size: .85rem; }
-.numbers td, .numbers thead th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.numbers td, .numbers thead th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
+.numbers td { white-space: nowrap; } .scroll thead th { max-width: 12rem; overflow-wrap: break-word; }
 .numbers th small { color: var(--soft); }
 .numbers .best { font-weight: 700; }
 .words td { max-width: 28rem; overflow-wrap: break-word; }
 .words th { white-space: nowrap; }
 .chosen { background: var(--mark); }
 .cost { width: 100%; table-layout: fixed; }
-.cost th { width: 55%; } .cost td { width: 20%; } .cost .share { width: 25%; padding-right: 0; vertical-align: middle; }
+.cost :nth-child(2) { width: 5.5rem; } .cost :nth-child(3) { width: 25%; }
+.cost .share { padding-right: 0; vertical-align: middle; }
 .share span { display: block; background: var(--accent); border-radius: .15rem; height: .6rem; min-width: 1px; }
 .sum th, .sum td { font-weight: 650; border-bottom: 0; }
-.pairs { display: grid; grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr); gap: .3rem 1.2rem; font-size: .92rem; }
+.pairs {
+  display: grid; grid-template-columns: minmax(5.5rem, max-content) minmax(0, 1fr); gap: .3rem 1.2rem; font-size: .92rem;
+  align-content: start;
+}
 .pairs dt { color: var(--soft); overflow-wrap: anywhere; } .pairs dd { overflow-wrap: anywhere; }
 code, pre { font: .88em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 pre {
@@ -104,9 +109,10 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: .5rem; }
 .columns { grid-column: 2; display: flex; font-variant-numeric: tabular-nums; } .columns span { flex: 1; text-align: center; }
 .rows { display: flex; flex-direction: column; white-space: nowrap; }
 .rows span { flex: 1; display: flex; align-items: center; gap: .35rem; line-height: 1; }
-@media (max-width: 40rem) {
-  svg { font-size: 13px; }
-  svg .name { font-size: 15px; }
+.row > div, .charts > * { container-type: inline-size; }
+@container (max-width: 26rem) {
+  svg { font-size: 14px; }
+  svg .name { font-size: 16px; }
 }
 """ + "".join(
     f".s{k}, .dots.k{k} {{ stroke: var(--c{k}); }} .name.k{k} {{ fill: var(--c{k}); }} span.k{k} {{ color: var(--c{k}); }}\n"
