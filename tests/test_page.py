@@ -50,7 +50,7 @@ def run(tmp_path, monkeypatch):
 
     def make(place="digits", options=(), /, **changes):
         folder = tmp_path / "saved_models" / place
-        asked = config.override(config.Config(), "name", "run")
+        asked = config.override(config.Config(), "name", place)
         for path, value in dict(options).items():
             asked = config.override(asked, path, value)
         storage.write(folder / "asked.json", config.to_json(asked))
