@@ -176,6 +176,22 @@ def export(run: str, /, output: Path | None = None) -> None:
     print(f"{output}: checked in a fresh process, largest relative difference {difference:.1e}")
 
 
+def report(runs: tuple[str, ...], /, output: Path | None = None) -> None:
+    """Write the page of a run again, or one page with several runs side by side: report.html.
+
+    Args:
+        runs: folders or names of finished runs.
+        output: file to write; default: RUN/report.html, or saved_models/report.html for several.
+    """
+    from keras_vae import folders, page
+
+    found = [folders.finished(run, "report.json") for run in runs]
+    content = page.render(found)
+    path = output or (found[0] if len(found) == 1 else folders.ROOT) / "report.html"
+    storage.write(path, content)
+    print(path)
+
+
 def _load(run: str):
     command.load_tensorflow()
     from keras_vae import runs
@@ -231,7 +247,7 @@ def _later(verb):
     return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
 
 
-VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export)}
+VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export, report)}
 
 
 def program(arguments) -> None:

@@ -80,7 +80,7 @@ class Console:
         """The table, where things are, and what to type next."""
         self.table(f"{folder.name}: test split", rows)
         run = shlex.quote(str(folder))
-        self.log(f"{seconds:.0f} seconds. Pictures: {folder}/pictures/  SavedModel: {served}  Figures: {folder}/report.json")
+        self.log(f"{seconds:.0f} seconds. Report: {folder}/report.html  SavedModel: {served}  Figures: {folder}/report.json")
         self.log("Next:")
         for command in (
             f"python -m keras_vae sample {run}",

@@ -63,6 +63,7 @@ class Evaluator:
             "active_units": int((activity > ACTIVE).sum()),
             "units": activity.size,
             "rate_per_unit": unit_rate.reshape(n, -1).mean(axis=0).tolist(),
+            "variance_per_unit": activity.tolist(),
             "reconstruction_error": float(error.mean()),
             "examples": n,
         }

@@ -5,7 +5,12 @@ import io
 import numpy as np
 import tensorflow as tf
 
-REPORT_VERSION = 1
+from keras_vae.noise import Seed
+
+TEMPERATURES = (0.5, 0.7)  # of further sample grids; samples.png has the prior's own, 1
+TRAVERSED = 10  # units
+DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # prior standard deviations
+MAPPED = 2000  # test records on the latent map
 
 
 def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
@@ -17,6 +22,52 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
         "samples.png": modality.write(modality.decode(vae.sample(64))),
         "interpolations.png": modality.write(modality.decode(interpolate(vae, x[:8], x[8:16])), 10),
     }
+
+
+def details(vae, dataset, rate_per_unit) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
+    """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
+    modality, shape, omitted = dataset.modality, vae.posterior.event_shape, []
+    drawn = {f"samples_{value}.png": modality.write(modality.decode(vae.sample(64, temperature=value))) for value in TEMPERATURES}
+    latent = {"map": None, "traversals": None}
+    if len(shape) == 1:
+        units = np.argsort(-np.asarray(rate_per_unit), kind="stable")[:TRAVERSED]
+        drawn["traversals.png"] = modality.write(modality.decode(traverse(vae, units)), len(DEVIATIONS))
+        latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
+    else:
+        omitted.append(("traversals", f"the latent is a grid of {' x '.join(map(str, shape))}, not a list of units"))
+    records = min(MAPPED, len(dataset.test))
+    if len(rate_per_unit) > 1 and records > 2:
+        latent["map"] = latent_map(vae, dataset, records)
+    else:
+        omitted.append(("latent map", "a map needs two latent units and three test records"))
+    return drawn, latent, omitted
+
+
+def traverse(vae, units) -> np.ndarray:
+    """Decoded latents in which one unit after the other moves through `DEVIATIONS` while the others stay at the prior mean."""
+    draws = vae.prior.sample(4096, Seed.of(0).fold("traverse")).numpy()  # any prior has those, not any has a known spread
+    z = np.tile(draws.mean(axis=0), (len(units), len(DEVIATIONS), 1))
+    for row, unit in enumerate(units):
+        z[row, :, unit] += np.asarray(DEVIATIONS) * draws[:, unit].std()
+    return vae.decode(tf.constant(z.reshape(-1, z.shape[-1]))).numpy()
+
+
+def latent_map(vae, dataset, records: int) -> dict:
+    """Posterior means of test records in two dimensions: the latent itself if it has two, else its first two principal components."""
+    starts = range(0, records, 500)
+    means = [vae.encode(dataset.encoded("test", start, min(start + 500, records))).numpy() for start in starts]
+    means, axes = np.concatenate(means).reshape(records, -1), ["unit 0", "unit 1"]
+    if means.shape[1] > 2:
+        from sklearn.decomposition import PCA
+
+        total = means.var(axis=0, ddof=1).sum() or 1.0
+        with np.errstate(all="ignore"):  # a collapsed posterior has no variance to divide by
+            pca = PCA(2, svd_solver="randomized", random_state=0).fit(means)
+        means = pca.transform(means)
+        axes = [f"principal component {k + 1}, {share:.0%} of the variance" for k, share in enumerate(pca.explained_variance_ / total)]
+    x, y = ([float(f"{value:.4g}") for value in column] for column in means.T)
+    labels = np.asarray(dataset.labels.get("test", ()))[:records].tolist()
+    return {"axes": axes, "x": x, "y": y, "labels": labels, "classes": list(dataset.classes)}
 
 
 def pairs(x, reconstructed, columns: int = 10) -> np.ndarray:

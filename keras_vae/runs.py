@@ -11,14 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_vae import components, devices, storage
+from keras_vae import components, devices, folders, storage
 from keras_vae import config as configuration
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.vae import VAE
 
-ROOT = Path("saved_models")
 KEPT = 2  # checkpoints kept beside each other
 
 # Options that may change when a run is continued: they touch neither the model nor the order of the data.
@@ -44,7 +43,7 @@ def folder_of(config: Config) -> Path:
             where="name",
             fix="letters, digits, spaces and . _ - + = @, at most 100",
         )
-    return ROOT / config.name
+    return folders.ROOT / config.name
 
 
 def build(config: Config, modality: Images) -> VAE:
@@ -61,11 +60,7 @@ def build(config: Config, modality: Images) -> VAE:
 
 def load(folder: str | Path) -> Run:
     """A finished run from its folder (or from its name under saved_models/). `Refusal` (model) if it is not one."""
-    folder = Path(folder) if Path(folder).is_dir() else ROOT / folder
-    if not (folder / "model.keras").is_file():
-        why = "it has not finished" if (folder / "config.json").is_file() else "there is no such run"
-        known = ", ".join(sorted(path.parent.name for path in ROOT.glob("*/model.keras"))) or "none yet"
-        raise Refusal("model", f"{folder} is not a finished run: {why}", fix=f"finished runs: {known}")
+    folder = folders.finished(folder)
     try:
         config = configuration.read(folder / "config.json")
     except Refusal as refusal:
@@ -112,7 +107,8 @@ def begin(folder: Path, asked: Config, config: Config, modality: Images, overwri
     """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds."""
     if overwrite and folder.exists():
         storage.remove(folder)
-    storage.discard(folder / "report.json")
+    for name in ("report.json", "report.html"):
+        storage.discard(folder / name)
     storage.write(folder / "asked.json", configuration.to_json(asked))
     storage.write(folder / "config.json", configuration.to_json(config))
     storage.write_json(folder / "modality.json", dataclasses.asdict(modality))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, records, report, runs, schedules, serving, storage
+from keras_vae import components, data, devices, evaluation, folders, page, records, report, runs, schedules, serving, storage
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -335,7 +336,8 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
     total = total_steps(config, len(dataset.train))
-    console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
+    card = [*dataset.card(), *decisions, *describe(vae, config, total)]
+    console.card(card)
     runs.begin(folder, asked, config, dataset.modality, overwrite)
 
     trainer = Trainer(vae, dataset, config, total)
@@ -351,8 +353,10 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
     began = time.perf_counter()
     test, references = assess(vae, dataset, config, console)
-    pictures = {**report.pictures(vae, dataset), "curves.png": report.curves(trainer.history)}
+    further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"])
+    pictures = {**report.pictures(vae, dataset), **further, "curves.png": report.curves(trainer.history)}
     trainer.seconds["evaluate"] += time.perf_counter() - began
+    storage.write(folder / "latent.json", storage.lines([latent]))
     for name, content in pictures.items():
         storage.write(folder / "pictures" / name, content)
     board.finish(vae, dataset, test, trainer.step)
@@ -365,8 +369,10 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     difference = serving.export(vae, dataset.modality, version, dataset.test[:64])
     seconds = {"data": data_seconds, **trainer.seconds, "export": time.perf_counter() - began}
     result = {
-        "report_version": report.REPORT_VERSION,
+        "report_version": folders.REPORT_VERSION,
         "name": config.name,
+        "command": shlex.join(["python", *sys.argv]),
+        "card": card,
         "test": test,
         "references": references,
         "train": {
@@ -379,8 +385,12 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
         "serving": {"path": str(version), "largest_difference": difference},
         "seconds": {**seconds, "total": time.perf_counter() - started},
         "versions": devices.describe(),
+        "omitted": omitted,
     }
     storage.write_json(folder / "report.json", result)
+    storage.write(folder / "report.html", page.render([folder]))
+    for what, why in omitted:
+        console.log(f"no {what}: {why}")
     console.done(folder, report.rows(result), str(version), result["seconds"]["total"])
     return result
 

@@ -18,11 +18,14 @@ FLOORS = (
         "config": ("components", "errors"),
         "console": ("errors",),
         "devices": ("errors",),
+        "drawing": (),
+        "folders": ("config", "errors"),
         "noise": ("errors",),
         "distributions": ("noise", "errors"),
         "inference": ("distributions", "errors"),
         "schedules": ("errors",),
         "storage": ("errors",),
+        "style": (),
     },
     {
         "augmentations": (),
@@ -52,15 +55,17 @@ FLOORS = (
         "command": (),
     },
     {"vae": (), "hierarchical": ()},
-    {"__init__": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": ()},
+    {"__init__": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": (), "page": ()},
     {"training": ()},
     {"__main__": (), "launch": (), "tuning": ()},
     {"train.py": (), "tune.py": ()},
 )
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 
-# These answer --help and --list, so their import may not cost more than the standard library; storage never imports anything else.
+# These answer --help, --list and `report`, so their import may not cost more than the standard library; storage never imports
+# anything else.
 LIGHT = ("__init__", "__main__", "command", "components", "config", "errors", "presets", "storage")
+LIGHT += ("drawing", "folders", "page", "style")
 ALONE = ("errors", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
@@ -90,6 +95,7 @@ WRITES = {
     "save": {
         "modalities.images": "into memory",
         "__main__": "into memory",
+        "page": "into memory",
         "serving": "into the folder that storage.publish commits",
         "training": "into the file that storage.replacing commits",
     },

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shlex
 import shutil
 import time
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import command, config, data, evaluation, runs, serving, storage, training
+from keras_vae import command, config, data, evaluation, page, runs, serving, storage, training
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -153,11 +154,19 @@ def test_the_events_hold_scalars_pictures_and_histograms(first):
 
 def test_the_pictures_open(first):
     names = {path.name for path in (first.folder / "pictures").iterdir()}
-    assert names == {"reconstructions.png", "samples.png", "interpolations.png", "curves.png"}
+    grids = {"samples.png", "samples_0.5.png", "samples_0.7.png"}
+    assert names == {"reconstructions.png", "interpolations.png", "traversals.png", "curves.png"} | grids
     for name in names:
         with Image.open(first.folder / "pictures" / name) as picture:
             picture.load()
             assert min(picture.size) > 60 and len(np.unique(np.asarray(picture))) > 5
+
+
+def test_the_page_is_a_pure_function_of_the_folder(first):
+    assert (first.folder / "report.html").read_bytes() == page.render([first.folder])
+    assert first.report["command"].endswith(shlex.join(TYPED)) and first.report["command"].startswith("python ")
+    assert ["records", "1,297 train, 200 validation, 300 test"] in first.report["card"] and first.report["omitted"] == []
+    assert "saved_models/t/report.html" in first.out
 
 
 def test_checkpoints_and_the_saved_model_verify(first):
