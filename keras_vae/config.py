@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from keras_vae import components
+from keras_vae.domains import Range
 from keras_vae.errors import Refusal, nearest
 
 FORMAT_VERSION = 1
@@ -167,10 +168,9 @@ def check(config: Config) -> Config:
     for path, value in flatten(config).items():
         _check_type(path, value)
         if path in RANGES and value is not None:
-            least, most, inclusive = RANGES[path]
-            if not (-most <= value <= most and (least <= value if inclusive else least < value) and value <= most):
-                bound = "at least" if inclusive else "above"
-                raise Refusal("usage", f"{path} = {value} is out of range", why=f"it must be {bound} {least} and at most {most:g}")
+            allowed = Range(*RANGES[path])
+            if value not in allowed:
+                raise Refusal("usage", f"{path} = {value} is out of range", where=path, why=f"it must be {allowed}")
     if config.training.steps is None and config.training.epochs is None:
         raise Refusal(
             "usage", "training has no length", where="training", why="steps and epochs are both empty", fix="--training.epochs 100"
@@ -178,24 +178,8 @@ def check(config: Config) -> Config:
     for path, kind in COMPONENTS.items():
         text = flatten(config)[path]
         if text != "auto":
-            name, options = components.parse(text, path)
-            if ":" not in name:
-                _check_component(path, kind, name, options)
+            components.check(kind, *components.parse(text, path), path)
     return config
-
-
-def _check_component(path, kind, name, options) -> None:
-    known = components.members(kind)
-    if name not in known:
-        fix = f"python train.py --list {kind}"
-        raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=path, fix=fix)
-    signature = known[name][0]
-    allowed = [part.split("=")[0].strip() for part in signature[len(name) + 1 : -1].split(", ") if "=" in part]
-    for option in options:
-        if option not in allowed:
-            raise Refusal(
-                "usage", f"{name} has no option {option!r}: {nearest(option, allowed)}", where=path, fix=f"its options are {signature}"
-            )
 
 
 def _check_type(path: str, value) -> None:

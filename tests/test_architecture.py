@@ -14,14 +14,16 @@ PACKAGE = ROOT / "keras_vae"
 FLOORS = (
     {
         "errors": (),
-        "components": ("errors",),
-        "config": ("components", "errors"),
+        "components": ("domains", "errors"),
+        "config": ("components", "domains", "errors"),
         "console": ("errors",),
         "devices": ("errors",),
+        "domains": (),
+        "environment": ("errors",),
         "noise": ("errors",),
         "distributions": ("noise", "errors"),
         "inference": ("distributions", "errors"),
-        "schedules": ("errors",),
+        "schedules": ("domains", "errors"),
         "storage": ("errors",),
     },
     {"blocks": (), "modalities": (), "modalities.images": (), "presets": ()},
@@ -46,8 +48,8 @@ FLOORS = (
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 
 # These answer --help and --list, so their import may not cost more than the standard library; storage never imports anything else.
-LIGHT = ("__init__", "__main__", "command", "components", "config", "errors", "presets", "storage")
-ALONE = ("errors", "storage")
+LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "storage")
+ALONE = ("domains", "errors", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
 BANNED = {

@@ -159,8 +159,8 @@ def test_listing_needs_neither_tensorflow_nor_keras(python):
     [
         ("posterior", "Normal(sizes=3)", "sizes", "size=16"),
         ("posterior", "Normal(size=0)", "size", "size=16"),
-        ("posterior", "Normal(size='3')", "Normal(size='3')", "limit=10.0"),
-        ("posterior", "Normal(size=2.5)", "Normal(size=2.5)", "limit=10.0"),
+        ("posterior", "Normal(size='3')", "size = '3'", "limit=10.0"),
+        ("posterior", "Normal(size=2.5)", "size = 2.5", "limit=10.0"),
         ("encoder", "Dense(widths=())", "widths", "activation='gelu'"),
         ("encoder", "Dense(activation='gleu')", "gleu", "activation='gelu'"),
         ("decoder", "Conv(kernel=0)", "kernel", "kernel=4"),
