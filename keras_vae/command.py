@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from keras_vae import components, presets
+from keras_vae import components, environment, presets
 from keras_vae.config import Config, check, flatten, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
@@ -89,9 +89,10 @@ def main(program, arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         program(arguments)
-    except Refusal as refusal:
+    except (Refusal, ImportError) as error:
         if "--debug" in arguments:
             raise
+        refusal = error if isinstance(error, Refusal) else environment.missing(error)
         print(refusal, file=sys.stderr)
         sys.exit(refusal.exit_code)
     except KeyboardInterrupt:
@@ -101,6 +102,7 @@ def main(program, arguments: list[str] | None = None) -> None:
 
 def load_tensorflow() -> None:
     """Import TensorFlow without its greetings: some of its C++ parts write to the terminal before any log level is read."""
+    environment.prepare()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)

@@ -41,7 +41,10 @@ class Model:
 class Optimizer:
     """The rate at a step is learning_rate x min(1, step / warmup) x decay(progress)."""
 
-    algorithm: str = "Adam"  # any optimizer of keras.optimizers
+    algorithm: Literal[
+        "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam", "RMSprop", "SGD",
+        "ScheduleFreeAdamW",
+    ] = "Adam"  # fmt: skip
     learning_rate: float = 1e-3
     warmup: int = 100  # steps
     decay: str = "Cosine()"

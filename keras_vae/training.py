@@ -48,14 +48,6 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 
 def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
     """The Keras optimizer that `options` (config.Optimizer) describe."""
-    known = {
-        name for name, value in vars(keras.optimizers).items() if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
-    }
-    known -= {"Optimizer", "LossScaleOptimizer"}
-    if options.algorithm not in known:
-        raise Refusal(
-            "usage", f"there is no optimizer {options.algorithm!r}", where="optimizer.algorithm", fix=f"known: {', '.join(sorted(known))}"
-        )
     averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
     optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging)
     optimizer.weight_decay = options.weight_decay or None  # AdamW and others would decay by a default of their own
@@ -253,6 +245,9 @@ def total_steps(config: Config, records: int) -> int:
 def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[str, str]]]:
     """The config with every "auto" decided from the data, and each decision with its reason."""
     modality, decisions = dataset.modality, []
+    if config.data.batch_size > len(dataset.train):
+        decisions.append(("batch", f"all {len(dataset.train):,} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=len(dataset.train)))
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":
         if modality.x_levels == 2:
@@ -293,9 +288,9 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     vae.adapt(dataset.encoded("train", 0, 10000))
     total = total_steps(config, len(dataset.train))
     console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
-    runs.begin(folder, asked, config, dataset.modality, overwrite)
-
     trainer = Trainer(vae, dataset, config, total)
+
+    runs.begin(folder, asked, config, dataset.modality, overwrite)
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
     if trainer.restore(folder, console.log):
         console.log(f"continuing {folder} at step {trainer.step:,} of {total:,}")
@@ -405,5 +400,6 @@ def describe(vae, config: Config, total: int) -> list[tuple[str, str]]:
     options = config.optimizer
     return [
         ("model", f"{parameters:,} parameters, latent {shape}, {components.describe(vae.objective)}"),
+        ("device", devices.hardware()),
         ("training", f"{total:,} steps of {config.data.batch_size}, {options.algorithm} at {options.learning_rate:g}, {options.decay}"),
     ]

@@ -17,7 +17,7 @@ FLOORS = (
         "components": ("domains", "errors"),
         "config": ("components", "domains", "errors"),
         "console": ("errors",),
-        "devices": ("errors",),
+        "devices": ("environment", "errors"),
         "domains": (),
         "environment": ("errors",),
         "noise": ("errors",),
