@@ -200,9 +200,9 @@ class Network(keras.layers.Layer):
             kind, size = type(self).__module__.rpartition(".")[2].removesuffix("s"), " x ".join(map(str, sides))
             raise Refusal(
                 "usage",
-                f"widths = {self.widths} are {len(self.widths)} stages, more than images of {size} allow",
+                f"widths = {self.widths}: too many stages for images of {size}",
                 where=f"model.{kind}",
-                why=f"every stage halves the grid, and after {most} of them it is 1 x 1",
+                why=f"a stage halves the grid, and after {most} of them it is 1 x 1",
                 fix=f"give {type(self).__name__} at most {most} widths" if most else "use Dense",
             )
 

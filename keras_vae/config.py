@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -170,6 +171,8 @@ def check(config: Config) -> Config:
     """The config itself, or a `Refusal` (usage) that names the key, the value and what is allowed."""
     for path, value in flatten(config).items():
         _check_type(path, value)
+        if path == "name" and value is not None:
+            check_name(value)
         if path in RANGES and value is not None:
             allowed = Range(*RANGES[path])
             if value not in allowed:
@@ -183,6 +186,14 @@ def check(config: Config) -> Config:
         if text != "auto":
             components.check(kind, *components.parse(text, path), path)
     return config
+
+
+def check_name(name: str | None) -> str:
+    """The name itself, or a `Refusal` (usage) if no folder can be called so."""
+    if not re.fullmatch(r"\w[\w .+=@-]*", name or "") or len(name.encode()) > 100:
+        fix = "letters, digits, spaces and . _ - + = @, at most 100"
+        raise Refusal("usage", f"{name!r:.200} cannot be the name of a run", where="name", fix=fix)
+    return name
 
 
 def _check_type(path: str, value) -> None:
