@@ -159,7 +159,7 @@ def make(kind: str, text, **extra):
     try:
         return cls(**options, **extra)
     except (TypeError, ValueError) as error:
-        signature = members(kind).get(name, (name,))[0]
+        signature = f"{name}{inspect.signature(cls)}" if _foreign(cls) else members(kind)[name][0]
         raise Refusal("usage", f"{kind} {text}: {error}", where=path(kind), fix=f"its options are {signature}") from None
 
 

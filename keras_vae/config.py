@@ -254,5 +254,7 @@ def read(path: str | Path) -> Config:
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal("usage", f"cannot read the configuration: {getattr(error, 'strerror', None) or error}", where=str(path)) from None
+        raise Refusal(
+            "usage", f"cannot read the configuration: {getattr(error, 'strerror', None) or error}", where=str(path) or "--config"
+        ) from None
     return from_json(text, str(path))

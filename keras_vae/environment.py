@@ -26,8 +26,19 @@ def prepare() -> None:
         raise Refusal("environment", f"the Keras backend is {backend!r}", "KERAS_BACKEND", why, "export KERAS_BACKEND=tensorflow")
 
 
-def missing(error: ImportError) -> Refusal:
-    """What to say of an import that failed in our own code."""
+def explain(error: Exception) -> Refusal | None:
+    """What to say of an error that the environment is to blame for; None for any other."""
+    if isinstance(error, ImportError):
+        return _missing(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        why = str(error).partition("\n")[0].rpartition("}}")[2].strip()[:200]
+        return Refusal(
+            "environment", "out of memory", why=why, fix="a smaller model, or less at a time: --data.batch-size, --count, --samples"
+        )
+    return None
+
+
+def _missing(error: ImportError) -> Refusal:
     module = (error.name or "a package").partition(".")[0]
     package = PACKAGES.get(module, module).replace("_", "-")
     bounds = {name.replace("_", "-"): bounds for name, bounds in requirements().items()}

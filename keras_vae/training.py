@@ -342,6 +342,7 @@ def dry_run(config: Config, console) -> None:
     dataset = data.load(config.data, console.log)
     config, decisions = resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
+    vae.adapt(dataset.encoded("train", 0, 10000))
     total, options = total_steps(config, len(dataset.train)), config.optimizer
     optimizer = make_optimizer(options, Rate(options.learning_rate, options.warmup, options.decay, total))
     optimizer.build(vae.trainable_variables)

@@ -17,10 +17,12 @@ import typing
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import build
 from keras.src import activations
 
 from keras_vae import command, components, config, data, domains, environment, objectives, posteriors, runs, training
+from keras_vae.__main__ import program
 from keras_vae.config import COMPONENTS, RANGES, Config, check, flatten, from_json, override
 from keras_vae.domains import Range
 from keras_vae.errors import Refusal
@@ -306,14 +308,50 @@ def test_G5_a_missing_package_is_named_with_the_line_that_installs_it(module, wo
 
 
 def test_every_module_that_is_imported_is_a_requirement_or_the_standard_library():
-    """So `environment.missing` knows the line for each of them."""
+    """So `environment.explain` knows the line for each of them."""
     trees = [ast.parse(path.read_text()) for path in components.PACKAGE.rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name for node in nodes for name in ([node.module] if isinstance(node, ast.ImportFrom) else [item.name for item in node.names])}
     modules = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"keras_vae"}
     for module in modules:
-        assert 'pip install "' in str(environment.missing(ModuleNotFoundError(name=module)))
-    assert "pip install -e ." in str(environment.missing(ImportError("libcudart.so.12: cannot open shared object file")))
+        assert 'pip install "' in str(environment.explain(ModuleNotFoundError(name=module)))
+    assert "pip install -e ." in str(environment.explain(ImportError("libcudart.so.12: cannot open shared object file")))
+
+
+def unloadable(folder):
+    (folder / "broken.py").write_text("raise ValueError('broken on purpose')\n")
+    return folder
+
+
+@pytest.mark.parametrize("module", ["nonesuch", "broken", "", ".x", "os; x"])
+def test_G5_a_module_of_ones_own_that_cannot_be_imported_is_named(module, tmp_path, monkeypatch, capsys):
+    """A module named with --trust is missing or fails"""
+    monkeypatch.syspath_prepend(unloadable(tmp_path))
+    with pytest.raises(SystemExit) as left:
+        command.main(program, ["--trust", module, "sample", "digits"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and repr(module) in said and len(said.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("error", [MemoryError("8 TiB"), tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")])
+def test_memory_that_runs_out_is_said(error, capsys):
+    def program(arguments):
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        command.main(program, [])
+    said = capsys.readouterr().err
+    assert left.value.code == 6 and "out of memory" in said and "--data.batch-size" in said
+    with pytest.raises(type(error)):
+        command.main(program, ["--debug"])
+
+
+def test_an_error_of_our_own_keeps_its_traceback():
+    def program(arguments):
+        return {}["a bug"]
+
+    with pytest.raises(KeyError):
+        command.main(program, [])
 
 
 # ---- G7, G8: devices and batches
