@@ -367,6 +367,15 @@ def test_G7_a_gpu_that_is_not_there_leaves_the_cpu(visible, python, train_py, tm
     assert "no accelerator" in said and f"CUDA_VISIBLE_DEVICES={visible}" in said
 
 
+@pytest.mark.slow
+def test_G7_a_run_without_the_gpu_asked_for_ends_on_the_cpu(python, train_py, tmp_path, monkeypatch):
+    """A whole run with a GPU asked for and none there: it ends on the CPU, and the report says so"""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
+    done = python(train_py, "--training.steps", "3", "--evaluation.samples", "2", "--name", "t", cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "no accelerator" in json.loads((tmp_path / "saved_models/t/report.json").read_text())["versions"]["machine"]
+
+
 def dataset(shape=(4, 4, 1)) -> data.Dataset:
     raw = np.random.default_rng(0).integers(0, 256, (60, *shape)).astype("uint8")
     return data.Dataset("test", Images(shape), raw[:40], raw[40:50], raw[50:])
