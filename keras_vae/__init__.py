@@ -2,6 +2,8 @@
 
 import sys
 
+from keras_vae import environment
+
 __version__ = "0.1.0"
 __all__ = ["VAE"]
 
@@ -9,6 +11,7 @@ __all__ = ["VAE"]
 def __getattr__(name: str):
     # Importing TensorFlow takes seconds: `--help` and `--list` must not wait for it.
     if name == "VAE":
+        environment.prepare()
         from keras_vae.vae import VAE
 
         return VAE
@@ -16,4 +19,5 @@ def __getattr__(name: str):
 
 
 if sys.modules.get("keras"):
+    environment.prepare()
     from keras_vae.vae import VAE  # who has Keras loaded already may go on to load a model: Keras must know the class

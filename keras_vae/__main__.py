@@ -3,7 +3,6 @@
 A run with a class of your own needs --trust MODULE: code named by a file is never imported on the file's word.
 """
 
-import argparse
 import functools
 import importlib
 import io
@@ -253,14 +252,15 @@ VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, s
 def program(arguments) -> None:
     import tyro
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = command.Words()
     first.add_argument("--trust", action="append", default=[])
     known, arguments = first.parse_known_args(arguments)
     for module in known.trust:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise Refusal("usage", f"cannot import {module}: {error}", where="--trust") from None
+        except Exception as error:  # whatever the user's module raises
+            why = f"{type(error).__name__}: {error}"[:200]
+            raise Refusal("usage", f"cannot import {module!r}", "--trust", why, "check the spelling and PYTHONPATH") from error
     about = {"prog": "python -m keras_vae", "description": __doc__}
     verb = command.brief(lambda: tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, **about), arguments)
     verb()

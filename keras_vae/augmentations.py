@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from keras_vae import noise
+from keras_vae.domains import Fraction, Pixels, PositiveFraction
 
 
 class Augmentation:
@@ -18,11 +19,7 @@ class Augmentation:
 class Flip(Augmentation):
     """Left and right are exchanged with this probability."""
 
-    probability: float = 0.5
-
-    def __post_init__(self):
-        if not 0.0 <= self.probability <= 1.0:
-            raise ValueError(f"probability must be from 0 to 1, not {self.probability}")
+    probability: Fraction = 0.5
 
     def __call__(self, raw, seed):
         drawn = noise.uniform(seed, (tf.shape(raw)[0], 1)) < self.probability
@@ -33,11 +30,7 @@ class Flip(Augmentation):
 class Shift(Augmentation):
     """Moved by up to this many pixels along each axis; the edge is repeated."""
 
-    pixels: int = 2
-
-    def __post_init__(self):
-        if not isinstance(self.pixels, int) or self.pixels < 0:
-            raise ValueError(f"pixels must be a whole number of at least 0, not {self.pixels}")
+    pixels: Pixels = 2
 
     def __call__(self, raw, seed):
         drawn = noise.uniform(seed, (tf.shape(raw)[0], 2))
@@ -53,11 +46,7 @@ class Shift(Augmentation):
 class Crop(Augmentation):
     """A window somewhere, its sides at least this share of the whole, enlarged back to the full size."""
 
-    least: float = 0.8
-
-    def __post_init__(self):
-        if not 0.0 < self.least <= 1.0:
-            raise ValueError(f"least must be above 0 and at most 1, not {self.least}")
+    least: PositiveFraction = 0.8
 
     def __call__(self, raw, seed):
         share, top, left = tf.unstack(noise.uniform(seed, (tf.shape(raw)[0], 3)), axis=1)

@@ -7,14 +7,14 @@ the identity; normalization and activation close a residual stack.
 
 import math
 from collections import namedtuple
+from typing import Literal
 
 import keras
 import tensorflow as tf
 
 from keras_vae import linear, noise
-
-CONNECTIONS = ("plain", "residual")
-NORMALIZATIONS = ("none", "layer", "group", "batch")
+from keras_vae.domains import Activation, Count, Initializer, ProperFraction, Weight
+from keras_vae.errors import Refusal
 
 
 def normalization(kind: str, width: int, dtype) -> keras.layers.Layer:
@@ -171,31 +171,19 @@ class Network(keras.layers.Layer):
 
     def __init__(
         self,
-        widths: tuple = (512, 512),
-        connections: str = "plain",
-        normalization: str = "none",
-        activation: str = "gelu",
-        initializer: str = "he_normal",
-        l1: float = 0.0,
-        l2: float = 0.0,
-        dropout: float = 0.0,
+        widths: Count | tuple[Count, ...] = (512, 512),
+        connections: Literal["plain", "residual"] = "plain",
+        normalization: Literal["none", "layer", "group", "batch"] = "none",
+        activation: Activation = "gelu",
+        initializer: Initializer = "he_normal",
+        l1: Weight = 0.0,
+        l2: Weight = 0.0,
+        dropout: ProperFraction = 0.0,
         linear: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         widths = (widths,) if isinstance(widths, int) else tuple(widths)
-        if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
-            raise ValueError(f"widths must be whole numbers of at least 1, not {widths}")
-        if connections not in CONNECTIONS:
-            raise ValueError(f"connections must be one of {', '.join(CONNECTIONS)}, not {connections!r}")
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {normalization!r}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
-        if l1 < 0.0 or l2 < 0.0:
-            raise ValueError("l1 and l2 must not be negative")
-        keras.activations.get(activation)
-        keras.initializers.get(initializer)
         self.widths, self.connections, self.normalization, self.activation = widths, connections, normalization, activation
         self.initializer, self.l1, self.l2, self.dropout = initializer, l1, l2, dropout
         self.linear = linear
@@ -219,6 +207,19 @@ class Network(keras.layers.Layer):
         """`depth` more units of the same width, connected as asked."""
         make = self.residual if self.connections == "residual" else self.unit
         return [make(kind, width, **options) for _ in range(depth)]
+
+    def check_stages(self, sides) -> None:
+        """`Refusal` (usage) if there are more stages, each halving the grid, than it takes to make it 1 x 1."""
+        most = (max(sides) - 1).bit_length()
+        if len(self.widths) > most:
+            kind, size = type(self).__module__.rpartition(".")[2].removesuffix("s"), " x ".join(map(str, sides))
+            raise Refusal(
+                "usage",
+                f"widths = {self.widths}: too many stages for images of {size}",
+                where=f"model.{kind}",
+                why=f"a stage halves the grid, and after {most} of them it is 1 x 1",
+                fix=f"give {type(self).__name__} at most {most} widths" if most else "use Dense",
+            )
 
     def close(self, width: int) -> list:
         """What ends a stack whose last unit may be a bare sum."""

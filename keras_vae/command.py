@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from keras_vae import components, presets
+from keras_vae import components, environment, presets
 from keras_vae.config import Config, check, flatten, named, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
@@ -33,15 +33,25 @@ class Command(Config):
     debug: bool = False  # show the traceback of an error
 
 
+class Words(argparse.ArgumentParser):
+    """Takes the words it knows out of a command line; a mistake is a `Refusal` (usage)."""
+
+    def __init__(self):
+        super().__init__(add_help=False, allow_abbrev=False)
+
+    def error(self, message: str):
+        raise Refusal("usage", message, fix="--help shows all options")
+
+
 def parse(arguments: list[str]) -> Command:
     """The command of a command line; leaves the program for --help, and with `Refusal` (usage) for a mistake."""
     names = list(_until_flag(arguments))
-    start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    start = Words()
     start.add_argument("--config")
     start.add_argument("--set", action="append", default=[])
     known, flags = start.parse_known_args(arguments[len(names) :])
     config = presets.stack(names)
-    if known.config:
+    if known.config is not None:
         given = read(known.config)
         if names:
             raise Refusal("usage", "give presets or --config, not both", why="a config file is complete: it would undo the presets")
@@ -49,7 +59,7 @@ def parse(arguments: list[str]) -> Command:
     for setting in known.set:
         config = override(config, *_setting(setting))
     default = Command(**{item.name: getattr(config, item.name) for item in fields(Config)}, set=tuple(known.set))
-    default = Command(**{**vars(default), "config": Path(known.config) if known.config else None})
+    default = Command(**{**vars(default), "config": None if known.config is None else Path(known.config)})
     check(config)
     command = _typed(default, flags)
     check(plain(command))
@@ -63,7 +73,7 @@ def plain(command: Command) -> Config:
 
 def show(command: Command) -> bool:
     """Do what --list and --print-config ask for; False if neither was given."""
-    if command.list:
+    if command.list is not None:
         print(listing(command.list))
     elif command.print_config:
         print(to_json(plain(command)), end="")
@@ -89,8 +99,9 @@ def main(program, arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         program(arguments)
-    except Refusal as refusal:
-        if "--debug" in arguments:
+    except Exception as error:
+        refusal = error if isinstance(error, Refusal) else environment.explain(error)
+        if refusal is None or "--debug" in arguments:
             raise
         print(refusal, file=sys.stderr)
         sys.exit(refusal.exit_code)
@@ -101,6 +112,7 @@ def main(program, arguments: list[str] | None = None) -> None:
 
 def load_tensorflow() -> None:
     """Import TensorFlow without its greetings: some of its C++ parts write to the terminal before any log level is read."""
+    environment.prepare()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
@@ -160,6 +172,5 @@ def brief(call, arguments: list[str], flags=()):
         )
         if unknown and flags:
             raise Refusal("usage", f"unknown option {unknown}: {nearest(unknown, flags)}", fix="--help shows all options") from None
-        raise Refusal(
-            "usage", words.partition(" For full helptext")[0][:400], fix="--help shows all options; presets come before them"
-        ) from None
+        fix = "--help shows all options" + "; presets come before them" * bool(flags)
+        raise Refusal("usage", words.partition(" For full helptext")[0][:400], fix=fix) from None

@@ -1,19 +1,22 @@
 """Components are written as the Python call that makes them: "Mixture(components=64)".
 
 The text is parsed with `ast` (nothing is evaluated) and the name is looked up in the room of its kind: the module is the registry
-and the constructor is the schema. A user's own class is written "package.module:Class(...)". Listing a room reads its source, so
-it needs neither TensorFlow nor Keras.
+and the constructor is the schema, whose annotations (see `domains`) say what each option may be. A user's own class is written
+"package.module:Class(...)". Listing and checking read the source of a room, so they need neither TensorFlow nor Keras.
 """
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
 import re
 import sys
+import typing
 from pathlib import Path
 
+from keras_vae import domains
 from keras_vae.errors import Refusal, nearest
 
 PACKAGE = Path(__file__).parent
@@ -31,13 +34,20 @@ ROOMS = {
 }
 
 
+def path(kind: str) -> str:
+    """Where the configuration names the component of this kind."""
+    return {"decay": "optimizer.decay", "augmentation": "data.augment"}.get(kind, f"model.{kind}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
 def parse(text: str, where: str = "") -> tuple[str, dict]:
     """ "Name(option=value, ...)" -> (name, options); values are Python literals. A bare "Name" has no options. `where`: for refusals."""
 
-    shown = text if len(text) <= 100 else text[:100] + "..."
-
     def refuse(why: str):
-        return Refusal("usage", f"cannot read the component {shown!r}", where, why[:200], 'write it like "Normal(size=32)"')
+        return Refusal("usage", f"cannot read the component {_short(text)!r}", where, why[:200], 'write it like "Normal(size=32)"')
 
     prefix, colon, call = text.strip().rpartition(":") if ":" in text.partition("(")[0] else ("", "", text.strip())
     if colon and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", prefix):
@@ -96,23 +106,36 @@ def edit(text: str, option: str, value) -> str:
 
 def members(kind: str) -> dict[str, tuple[str, str]]:
     """The members of a room, read from its source: name -> (signature, first line of the docstring)."""
-    module, base = ROOMS[kind]
-    classes = _classes(module)
     return {
-        name: (f"{name}({', '.join(f'{option}={default}' for option, default in _options(node, classes))})", _first_line(node))
-        for name, node in classes.items()
-        if not name.startswith("_") and name != base and node.module == module
+        name: (f"{name}({', '.join(f'{option}={default}' for option, (default, _) in options.items())})", line)
+        for name, (options, line) in _room(kind).items()
     }
+
+
+def check(kind: str, name: str, options: dict, where: str) -> None:
+    """`Refusal` (usage) if the room of `kind` has no such member, or the member no such option, or an option not such a value. What a
+    class of the user's own takes is known only when it is made."""
+    if ":" in name:
+        return
+    known = members(kind)
+    if name not in known:
+        fix = f"python train.py --list {kind}"
+        raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=where, fix=fix)
+    schema, fix = _room(kind)[name][0], f"its options are {known[name][0]}"
+    for option, value in options.items():
+        if option not in schema:
+            raise Refusal("usage", f"{name} has no option {option!r}: {nearest(option, schema)}", where=where, fix=fix)
+        domain = schema[option][1]
+        if not domains.holds(domain, value):
+            why = f"it must be {domains.describe(domain)}"
+            raise Refusal("usage", f"{name} cannot have {option} = {_short(repr(value))}", where=where, why=why, fix=fix)
 
 
 def find(kind: str, name: str) -> type:
     """The class called `name` in the room of `kind`, or, for "package.module:Class", in the user's own module, which is imported."""
-    where = f"model.{kind}"
+    where = path(kind)
     if ":" not in name:
-        known = members(kind)
-        if name not in known:
-            fix = f"python train.py --list {kind}"
-            raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=where, fix=fix)
+        check(kind, name, {}, where)
         return getattr(importlib.import_module(f"keras_vae.{ROOMS[kind][0]}"), name)
     found = attribute(name, where)
     room, base = ROOMS[kind]
@@ -139,20 +162,23 @@ def refuse_foreign(parts: dict[str, str]) -> None:
         module = name.rpartition(":")[0]
         if module and module not in sys.modules:
             fix = f"if you trust it, import {module} first; on the command line: python -m keras_vae --trust {module} ..."
-            raise Refusal("model", f"the model names a class of a module that is not imported: {name}", where=f"model.{kind}", fix=fix)
+            raise Refusal("model", f"the model names a class of a module that is not imported: {name}", where=path(kind), fix=fix)
 
 
 def make(kind: str, text, **extra):
     """The component that `text` describes (an object made already is returned); a wrong option is a refusal that lists the right ones."""
     if not isinstance(text, str):
+        if not _foreign(type(text)):
+            check(kind, *parse(describe(text)), path(kind))
         return text
     name, options = parse(text)
+    check(kind, name, options, path(kind))
     cls = find(kind, name)
     try:
         return cls(**options, **extra)
     except (TypeError, ValueError) as error:
-        signature = members(kind).get(name, (name,))[0]
-        raise Refusal("usage", f"{kind} {text}: {error}", where=f"model.{kind}", fix=f"its options are {signature}") from None
+        signature = f"{name}{inspect.signature(cls)}" if _foreign(cls) else members(kind)[name][0]
+        raise Refusal("usage", f"{kind} {text}: {error}", where=path(kind), fix=f"its options are {signature}") from None
 
 
 def describe(component) -> str:
@@ -166,8 +192,11 @@ def describe(component) -> str:
     known = inspect.signature(cls.__init__).parameters
     options = {option: value for option, value in options.items() if option not in known or known[option].default != value}
     options = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
-    foreign = not cls.__module__.startswith("keras_vae.")
-    return write(f"{cls.__module__}:{cls.__name__}" if foreign else cls.__name__, options)
+    return write(f"{cls.__module__}:{cls.__name__}" if _foreign(cls) else cls.__name__, options)
+
+
+def _foreign(cls: type) -> bool:
+    return not cls.__module__.startswith("keras_vae.")
 
 
 def _classes(module: str) -> dict[str, ast.ClassDef]:
@@ -182,21 +211,42 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
     return found
 
 
-def _options(node: ast.ClassDef, classes: dict) -> list[tuple[str, str]]:
-    """The constructor's options with their defaults; inherited ones where the class has no constructor of its own."""
+@functools.cache
+def _room(kind: str) -> dict[str, tuple[dict, str]]:
+    """The members of a room: name -> ({option: (default, domain)}, first line of the docstring)."""
+    module, base = ROOMS[kind]
+    classes = _classes(module)
+    return {
+        name: (_options(node, classes), _first_line(node))
+        for name, node in classes.items()
+        if not name.startswith("_") and name != base and node.module == module
+    }
+
+
+def _options(node: ast.ClassDef, classes: dict) -> dict[str, tuple[str, object]]:
+    """The constructor's options, each with its default and its domain; inherited ones where the class has no constructor of its own."""
     dataclass = any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
-    fields = [(item.target.id, ast.unparse(item.value)) for item in node.body if isinstance(item, ast.AnnAssign) and dataclass]
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and dataclass]
     constructor = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
     inherited = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases]
     parent = next((classes[name] for name in inherited if name in classes), None)
+    above = _options(parent, classes) if parent else {}
     if constructor is None:
-        return fields or (_options(parent, classes) if parent else [])
-    arguments = constructor.args.args[1:]
-    options = [(a.arg, ast.unparse(d)) for a, d in zip(arguments, constructor.args.defaults, strict=True)]
-    if constructor.args.kwarg and parent:
-        own = {name for name, _ in options}
-        options += [(name, default) for name, default in _options(parent, classes) if name not in own]
-    return options
+        return {item.target.id: (ast.unparse(item.value), _domain(item.annotation)) for item in fields} or above
+    pairs = zip(constructor.args.args[1:], constructor.args.defaults, strict=True)
+    own = {argument.arg: (ast.unparse(default), _domain(argument.annotation)) for argument, default in pairs}
+    return {**own, **{name: option for name, option in above.items() if name not in own}} if constructor.args.kwarg else own
+
+
+def _domain(annotation):
+    """What an annotation in the source means: a name of `domains` or a plain type, `A | B`, `tuple[A, ...]` or `Literal["a", "b"]`."""
+    if isinstance(annotation, ast.BinOp):
+        return _domain(annotation.left) | _domain(annotation.right)
+    if isinstance(annotation, ast.Subscript) and annotation.value.id == "tuple":
+        return tuple[_domain(annotation.slice.elts[0]), ...]
+    if isinstance(annotation, ast.Subscript):
+        return typing.Literal[ast.literal_eval(annotation.slice)]
+    return getattr(domains, annotation.id, None) or {"str": str, "bool": bool}[annotation.id]
 
 
 def _first_line(node: ast.ClassDef) -> str:

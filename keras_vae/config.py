@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from keras_vae import components
+from keras_vae.domains import Range
 from keras_vae.errors import Refusal, nearest
 
 FORMAT_VERSION = 1
@@ -48,7 +49,10 @@ class Model:
 class Optimizer:
     """The rate at a step is learning_rate x min(1, step / warmup) x decay(progress)."""
 
-    algorithm: str = "Adam"  # any optimizer of keras.optimizers
+    algorithm: Literal[
+        "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam", "RMSprop", "SGD",
+        "ScheduleFreeAdamW",
+    ] = "Adam"  # fmt: skip
     learning_rate: float = 1e-3
     warmup: int = 100  # steps
     decay: str = "Cosine()"
@@ -186,11 +190,12 @@ def check(config: Config) -> Config:
     """The config itself, or a `Refusal` (usage) that names the key, the value and what is allowed."""
     for path, value in flatten(config).items():
         _check_type(path, value)
+        if path == "name" and value is not None:
+            check_name(value)
         if path in RANGES and isinstance(value, int | float):
-            least, most, inclusive = RANGES[path]
-            if not (-most <= value <= most and (least <= value if inclusive else least < value) and value <= most):
-                bound = "at least" if inclusive else "above"
-                raise Refusal("usage", f"{path} = {value} is out of range", why=f"it must be {bound} {least} and at most {most:g}")
+            allowed = Range(*RANGES[path])
+            if value not in allowed:
+                raise Refusal("usage", f"{path} = {value} is out of range", where=path, why=f"it must be {allowed}")
     if config.data.binarize == "dynamic" and config.data.dequantize:
         raise Refusal("usage", "data.binarize and data.dequantize exclude each other", where="data", fix="--data.binarize none")
     bounds(config.data.range)
@@ -200,9 +205,7 @@ def check(config: Config) -> Config:
         text = flatten(config)[path]
         listed = kind == "augmentation"
         for part in () if text in (None, "auto") else components.split(text) if listed else (text,):
-            name, options = components.parse(part, path)
-            if ":" not in name:
-                _check_component(path, kind, name, options)
+            components.check(kind, *components.parse(part, path), path)
     return config
 
 
@@ -231,18 +234,12 @@ def bounds(text: str | None) -> tuple[float, float] | None:
     )
 
 
-def _check_component(path, kind, name, options) -> None:
-    known = components.members(kind)
-    if name not in known:
-        fix = f"python train.py --list {kind}"
-        raise Refusal("usage", f"there is no {kind} called {name!r}: {nearest(name, known)}", where=path, fix=fix)
-    signature = known[name][0]
-    allowed = [part.split("=")[0].strip() for part in signature[len(name) + 1 : -1].split(", ") if "=" in part]
-    for option in options:
-        if option not in allowed:
-            raise Refusal(
-                "usage", f"{name} has no option {option!r}: {nearest(option, allowed)}", where=path, fix=f"its options are {signature}"
-            )
+def check_name(name: str | None) -> str:
+    """The name itself, or a `Refusal` (usage) if no folder can be called so."""
+    if not re.fullmatch(r"\w[\w .+=@-]*", name or "") or len(name.encode()) > 100:
+        fix = "letters, digits, spaces and . _ - + = @, at most 100"
+        raise Refusal("usage", f"{name!r:.200} cannot be the name of a run", where="name", fix=fix)
+    return name
 
 
 def _check_type(path: str, value) -> None:
@@ -303,5 +300,7 @@ def read(path: str | Path) -> Config:
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal("usage", f"cannot read the configuration: {getattr(error, 'strerror', None) or error}", where=str(path)) from None
+        raise Refusal(
+            "usage", f"cannot read the configuration: {getattr(error, 'strerror', None) or error}", where=str(path) or "--config"
+        ) from None
     return from_json(text, str(path))

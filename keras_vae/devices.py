@@ -2,10 +2,11 @@
 
 import os
 import platform
-from importlib import metadata
 
 import keras
 import tensorflow as tf
+
+from keras_vae import environment
 
 
 def strategy() -> tf.distribute.Strategy:
@@ -20,7 +21,13 @@ def policy(precision: str) -> keras.DTypePolicy:
 
 def describe() -> dict[str, str]:
     """Versions and hardware, for the report."""
-    packages = {name: metadata.version(name) for name in ("keras_vae", "tensorflow", "keras", "numpy", "tensorflow-datasets")}
+    packages = {name: environment.version(name) for name in ("keras_vae", "tensorflow", "keras", "numpy", "tensorflow-datasets")}
+    return {**packages, "python": platform.python_version(), "machine": hardware()}
+
+
+def hardware() -> str:
+    """The processor and the accelerators TensorFlow sees; a GPU that was asked for and is not among them is said."""
     accelerators = [device.name for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores" + (f", {', '.join(accelerators)}" if accelerators else "")
-    return {**packages, "python": platform.python_version(), "machine": machine}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    asked = f" (TensorFlow finds none for CUDA_VISIBLE_DEVICES={visible})" if visible not in ("", "-1") and not accelerators else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {', '.join(accelerators) or 'no accelerator'}{asked}"

@@ -5,12 +5,14 @@ which `adapt` sets to the data's mean before step 0: training starts from the pe
 """
 
 import math
+from typing import Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_vae import blocks, distributions
+from keras_vae.domains import Levels, Positive, ProperFraction
 
 TINY = 1e-12  # keeps the logarithm of a variance finite
 
@@ -102,10 +104,8 @@ class Bernoulli(Likelihood):
 class Binomial(Likelihood):
     """p(x|z) = Binomial(levels - 1, sigmoid(output)) / (levels - 1), for `levels` equally spaced grey levels in [0, 1]."""
 
-    def __init__(self, levels: int = 256, **kwargs):
+    def __init__(self, levels: Levels = 256, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(levels, int) or levels < 2:
-            raise ValueError("levels must be a whole number of at least 2")
         self.levels = levels
 
     def distribution(self, output):
@@ -132,12 +132,10 @@ class Normal(Likelihood):
 
     continuous = True
 
-    def __init__(self, sigma: float | str = "optimal", floor: float = 1e-3, momentum: float = 0.9, **kwargs):
+    def __init__(
+        self, sigma: Positive | Literal["learned", "optimal"] = "optimal", floor: Positive = 1e-3, momentum: ProperFraction = 0.9, **kwargs
+    ):
         super().__init__(**kwargs)
-        if not (sigma in ("learned", "optimal") or (isinstance(sigma, (int, float)) and sigma > 0)):
-            raise ValueError(f'sigma must be a positive number, "learned" or "optimal", not {sigma!r}')
-        if floor <= 0 or not 0.0 <= momentum < 1.0:
-            raise ValueError("floor must be positive and momentum in [0, 1)")
         self.sigma, self.floor, self.momentum = sigma, floor, momentum
 
     def build(self, features_shape):

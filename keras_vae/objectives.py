@@ -1,8 +1,10 @@
 """Objectives: what training minimises, read off the record of the inference. Per example, in nats."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from keras_vae import schedules
+from keras_vae.domains import Count, Steps, Weight
 from keras_vae.inference import Inference
 
 
@@ -30,16 +32,10 @@ class ELBO(Objective):
     the first `warmup` steps (`shape`: linear, cosine or sigmoid; `cycles` > 1 repeats the rise).
     """
 
-    beta: float = 1.0
-    warmup: int = 0
-    shape: str = "linear"
-    cycles: int = 1
-
-    def __post_init__(self):
-        if self.beta < 0 or self.warmup < 0 or self.cycles < 1:
-            raise ValueError("beta and warmup must not be negative, and cycles at least 1")
-        if self.shape not in schedules.RISES:
-            raise ValueError(f"shape must be one of {', '.join(schedules.RISES)}, not {self.shape!r}")
+    beta: Weight = 1.0
+    warmup: Steps = 0
+    shape: Literal["linear", "cosine", "sigmoid"] = "linear"
+    cycles: Count = 1
 
     def __call__(self, batch, inference, step):
         distortion = inference.distortion(batch["x"], batch.get("mask"))

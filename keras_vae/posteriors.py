@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import blocks, distributions
+from keras_vae.domains import Count, Positive
 
 
 class Posterior(keras.layers.Layer):
@@ -21,10 +22,8 @@ class Posterior(keras.layers.Layer):
 class Normal(Posterior):
     """q(z|x) = N(m(x), diag s(x)^2), with |log s^2| below `limit` (Auto-Encoding Variational Bayes; Kingma and Welling 2013)."""
 
-    def __init__(self, size: int = 16, limit: float = 10.0, **kwargs):
+    def __init__(self, size: Count = 16, limit: Positive = 10.0, **kwargs):
         super().__init__(**kwargs)
-        if size < 1 or limit <= 0:
-            raise ValueError("size must be at least 1 and limit positive")
         self.size, self.limit = size, limit
         self.head = blocks.head(2 * size)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import warnings
 import zipfile
 import zlib
@@ -36,14 +35,7 @@ class Run:
 
 def folder_of(config: Config) -> Path:
     """saved_models/<name>; `Refusal` (usage) for a name that is not a plain file name."""
-    if not re.fullmatch(r"[\w][\w .+=@-]*", config.name or "") or len(config.name.encode()) > 100:
-        raise Refusal(
-            "usage",
-            f"{config.name!r} cannot be the name of a run",
-            where="name",
-            fix="letters, digits, spaces and . _ - + = @, at most 100",
-        )
-    return folders.ROOT / config.name
+    return folders.ROOT / configuration.check_name(config.name)
 
 
 def build(config: Config, modality: Images) -> VAE:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from keras_vae.domains import Count, Fraction, InnerFraction, Positive, PositiveFraction, ProperFraction, Weight
+
 RISES = {
     "linear": lambda progress: progress,
     "cosine": lambda progress: 0.5 - 0.5 * tf.cos(math.pi * progress),
@@ -34,10 +36,6 @@ class Decay:
     def __call__(self, progress, step):
         raise NotImplementedError
 
-    def _require(self, right: bool, rule: str) -> None:
-        if not right:
-            raise ValueError(rule)
-
 
 @dataclass(frozen=True)
 class Constant(Decay):
@@ -51,10 +49,7 @@ class Constant(Decay):
 class Cosine(Decay):
     """factor = final + (1 - final) (1 + cos(pi progress)) / 2 (SGDR; Loshchilov and Hutter 2016)."""
 
-    final: float = 0.01
-
-    def __post_init__(self):
-        self._require(0.0 <= self.final <= 1.0, "final must be between 0 and 1")
+    final: Fraction = 0.01
 
     def __call__(self, progress, step):
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + tf.cos(math.pi * progress))
@@ -64,10 +59,7 @@ class Cosine(Decay):
 class Exponential(Decay):
     """factor = final ** progress."""
 
-    final: float = 0.01
-
-    def __post_init__(self):
-        self._require(0.0 < self.final <= 1.0, "final must be above 0 and at most 1")
+    final: PositiveFraction = 0.01
 
     def __call__(self, progress, step):
         return tf.pow(self.final, progress)
@@ -77,11 +69,8 @@ class Exponential(Decay):
 class Polynomial(Decay):
     """factor = final + (1 - final) (1 - progress) ** power."""
 
-    power: float = 1.0
-    final: float = 0.0
-
-    def __post_init__(self):
-        self._require(0.0 <= self.final <= 1.0 and self.power > 0.0, "final must be between 0 and 1 and power positive")
+    power: Positive = 1.0
+    final: Fraction = 0.0
 
     def __call__(self, progress, step):
         return self.final + (1.0 - self.final) * tf.pow(1.0 - progress, self.power)
@@ -91,13 +80,12 @@ class Polynomial(Decay):
 class Piecewise(Decay):
     """factor = factors[i] from progress boundaries[i] on, 1 before the first."""
 
-    boundaries: tuple = (0.5, 0.75)
-    factors: tuple = (0.1, 0.01)
+    boundaries: tuple[Fraction, ...] = (0.5, 0.75)
+    factors: tuple[Weight, ...] = (0.1, 0.01)
 
     def __post_init__(self):
-        rising = list(self.boundaries) == sorted(self.boundaries)
-        self._require(rising and len(self.boundaries) == len(self.factors), "Piecewise needs rising boundaries and as many factors")
-        self._require(all(factor >= 0.0 for factor in self.factors), "factors must not be negative")
+        if list(self.boundaries) != sorted(self.boundaries) or len(self.boundaries) != len(self.factors):
+            raise ValueError("Piecewise needs rising boundaries and as many factors")
 
     def __call__(self, progress, step):
         factor = tf.ones_like(progress)
@@ -110,10 +98,7 @@ class Piecewise(Decay):
 class InverseSquareRoot(Decay):
     """factor = sqrt(knee / max(step, knee)) (Attention Is All You Need; Vaswani et al. 2017)."""
 
-    knee: int = 1000
-
-    def __post_init__(self):
-        self._require(self.knee >= 1, "knee must be at least 1")
+    knee: Count = 1000
 
     def __call__(self, progress, step):
         return tf.sqrt(self.knee / tf.maximum(step, float(self.knee)))
@@ -126,15 +111,9 @@ class Plateau(Decay):
     The host watches the ELBO and keeps the product (`training.Watch`); the step only multiplies by it.
     """
 
-    factor: float = 0.3
-    patience: int = 3
-    final: float = 0.001
-
-    def __post_init__(self):
-        self._require(
-            0.0 < self.factor < 1.0 and self.patience >= 1 and 0.0 <= self.final < 1.0,
-            "factor must be between 0 and 1, patience at least 1, final in [0, 1)",
-        )
+    factor: InnerFraction = 0.3
+    patience: Count = 3
+    final: ProperFraction = 0.001
 
     def __call__(self, progress, step):
         return tf.ones_like(progress)

@@ -53,14 +53,6 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 
 def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
     """The Keras optimizer that `options` (config.Optimizer) describe."""
-    known = {
-        name for name, value in vars(keras.optimizers).items() if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
-    }
-    known -= {"Optimizer", "LossScaleOptimizer"}
-    if options.algorithm not in known:
-        raise Refusal(
-            "usage", f"there is no optimizer {options.algorithm!r}", where="optimizer.algorithm", fix=f"known: {', '.join(sorted(known))}"
-        )
     averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
     optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging)
     optimizer.weight_decay = options.weight_decay or None  # AdamW and others would decay by a default of their own
@@ -279,6 +271,9 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
     """The config with every "auto" decided from the data, and each decision with its reason."""
     modality, decisions = dataset.modality, []
     config = dataclasses.replace(config, data=dataset.options)
+    if config.data.batch_size is not None and config.data.batch_size > len(dataset.train):
+        decisions.append(("batch", f"all {len(dataset.train):,} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
+        config = override(config, "data.batch_size", len(dataset.train))
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":
         if modality.x_levels == 2:
@@ -338,9 +333,9 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
     total = total_steps(config, len(dataset.train))
     card = [*dataset.card(), *decisions, *describe(vae, config, total)]
     console.card(card)
-    runs.begin(folder, asked, config, dataset.modality, overwrite)
-
     trainer = Trainer(vae, dataset, config, total)
+
+    runs.begin(folder, asked, config, dataset.modality, overwrite)
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
     if trainer.restore(folder, console.log):
         console.log(f"continuing {folder} at step {trainer.step:,} of {total:,}")
@@ -400,6 +395,7 @@ def dry_run(config: Config, console) -> None:
     dataset = data.load(config.data, console.log, foreign=True)
     config, decisions = resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
+    vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
     total, options = total_steps(config, len(dataset.train)), config.optimizer
     optimizer = make_optimizer(options, Rate(options.learning_rate, options.warmup, options.decay, total))
     optimizer.build(vae.trainable_variables)
@@ -458,5 +454,6 @@ def describe(vae, config: Config, total: int) -> list[tuple[str, str]]:
     options = config.optimizer
     return [
         ("model", f"{parameters:,} parameters, latent {shape}, {components.describe(vae.objective)}"),
+        ("device", devices.hardware()),
         ("training", f"{total:,} steps of {config.data.batch_size}, {options.algorithm} at {options.learning_rate:g}, {options.decay}"),
     ]

@@ -14,16 +14,18 @@ PACKAGE = ROOT / "keras_vae"
 FLOORS = (
     {
         "errors": (),
-        "components": ("errors",),
-        "config": ("components", "errors"),
+        "components": ("domains", "errors"),
+        "config": ("components", "domains", "errors"),
         "console": ("errors",),
-        "devices": ("errors",),
+        "devices": ("environment", "errors"),
+        "domains": (),
         "drawing": (),
+        "environment": ("errors",),
         "folders": ("config", "errors"),
         "noise": ("errors",),
         "distributions": ("noise", "errors"),
         "inference": ("distributions", "errors"),
-        "schedules": ("errors",),
+        "schedules": ("domains", "errors"),
         "storage": ("errors",),
         "style": (),
     },
@@ -64,9 +66,9 @@ FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 
 # These answer --help, --list and `report`, so their import may not cost more than the standard library; storage never imports
 # anything else.
-LIGHT = ("__init__", "__main__", "command", "components", "config", "errors", "presets", "storage")
+LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "storage")
 LIGHT += ("drawing", "folders", "page", "style")
-ALONE = ("errors", "storage")
+ALONE = ("domains", "errors", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
 BANNED = {

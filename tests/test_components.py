@@ -169,8 +169,8 @@ def test_listing_needs_neither_tensorflow_nor_keras(python):
     [
         ("posterior", "Normal(sizes=3)", "sizes", "size=16"),
         ("posterior", "Normal(size=0)", "size", "size=16"),
-        ("posterior", "Normal(size='3')", "Normal(size='3')", "limit=10.0"),
-        ("posterior", "Normal(size=2.5)", "Normal(size=2.5)", "limit=10.0"),
+        ("posterior", "Normal(size='3')", "size = '3'", "limit=10.0"),
+        ("posterior", "Normal(size=2.5)", "size = 2.5", "limit=10.0"),
         ("encoder", "Dense(widths=())", "widths", "activation='gelu'"),
         ("encoder", "Dense(activation='gleu')", "gleu", "activation='gelu'"),
         ("decoder", "Conv(kernel=0)", "kernel", "kernel=4"),
@@ -217,7 +217,8 @@ def test_a_class_of_ones_own_is_imported_on_ones_own_word(tmp_path, monkeypatch)
     assert "my_priors:Main" in str(refused.value)
 
 
-def test_a_config_that_came_with_a_model_imports_nothing(canary):
+def test_G4_a_config_that_came_with_a_model_imports_nothing(canary):
+    """The config in a .keras file names a class of a foreign module"""
     name, sung = canary
     with pytest.raises(Refusal) as refused:
         VAE.from_config({**VAE().get_config(), "prior": f"{name}:Prior()"})
@@ -225,7 +226,8 @@ def test_a_config_that_came_with_a_model_imports_nothing(canary):
     assert name not in sys.modules and not sung.exists()
 
 
-def test_loading_a_run_imports_nothing(canary, tmp_path):
+def test_G4_loading_a_run_imports_nothing(canary, tmp_path):
+    """The config of a finished run names a class of a foreign module"""
     name, sung = canary
     folder = tmp_path / "run"
     folder.mkdir()

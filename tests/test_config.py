@@ -107,12 +107,14 @@ def test_override_reaches_inside_components_and_takes_dashes(path, value, leaf, 
         ("__class__", "__class__"),
     ],
 )
-def test_an_unknown_path_is_refused_with_the_nearest(path, mentioned):
+def test_G1_an_unknown_path_is_refused_with_the_nearest(path, mentioned):
+    """The path of an option is mistyped"""
     assert mentioned in str(refusal(set_and_check, path, 3))
 
 
 @pytest.mark.parametrize("path, value, mentioned", [("model.posterior.sizes", 3, "size"), ("optimizer.decay.finl", 3, "final")])
-def test_an_unknown_option_of_a_component_is_refused_with_the_nearest(path, value, mentioned):
+def test_G1_an_unknown_option_of_a_component_is_refused_with_the_nearest(path, value, mentioned):
+    """The option of a component is mistyped"""
     refused = refusal(set_and_check, path, value)
     assert path.split(".")[-1] in str(refused) and f"did you mean {mentioned}" in str(refused)
 
@@ -136,7 +138,8 @@ def just_outside(path):
 
 
 @pytest.mark.parametrize("path, value", [(path, value) for path in RANGES for value in just_outside(path)])
-def test_a_value_just_outside_its_range_is_refused(path, value):
+def test_G2_a_value_just_outside_its_range_is_refused(path, value):
+    """A number is just outside its range"""
     message = str(refusal(set_and_check, path, value))
     assert path in message and str(value) in message and f"{RANGES[path][0]}" in message
 
@@ -151,7 +154,8 @@ def test_the_ends_of_a_range_are_allowed(path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e99, -1e99, True, False, "", "3", [], (1,), {}, b"3"], ids=repr)
 @pytest.mark.parametrize("path", RANGES)
-def test_no_number_is_something_else(path, value):
+def test_G2_no_number_is_something_else(path, value):
+    """A number is NaN, infinite, 1e99, a truth value, text or a container"""
     message = str(refusal(set_and_check, path, value))
     assert path in message and (repr(value) in message or str(value) in message)
 
@@ -168,13 +172,15 @@ def test_a_number_that_must_be_given_is_not_none(path):
 
 @pytest.mark.parametrize("value", [3, 1.5, True, [], ["a"], {"a": 1}], ids=repr)
 @pytest.mark.parametrize("path", TEXTS)
-def test_no_text_is_something_else(path, value):
+def test_G2_no_text_is_something_else(path, value):
+    """A text is a number or a container"""
     message = str(refusal(set_and_check, path, value))
     assert path in message and repr(value) in message
 
 
 @pytest.mark.parametrize("path", [path for path, value in LEAVES.items() if isinstance(value, str) or path in ("name", "data.data_dir")])
-def test_an_empty_text_is_refused(path):
+def test_G2_an_empty_text_is_refused(path):
+    """A text is empty"""
     message = str(refusal(set_and_check, path, ""))
     assert path in message and "''" in message
 
@@ -203,7 +209,8 @@ def test_a_component_that_does_not_exist_is_refused_with_its_path(path, kind):
         ("stability.on_nonfinite", None, "skip"),
     ],
 )
-def test_a_choice_is_one_of_its_words(path, value, mentioned):
+def test_G2_a_choice_is_one_of_its_words(path, value, mentioned):
+    """A word is none of those to choose from"""
     message = str(refusal(set_and_check, path, value))
     assert path in message and repr(value) in message and mentioned in message
 
@@ -283,13 +290,15 @@ CONFIG_FILES = {
 
 
 @pytest.mark.parametrize("content", CONFIG_FILES.values(), ids=CONFIG_FILES)
-def test_a_wrong_config_file_is_a_usage_refusal(content, tmp_path):
+def test_G4_a_wrong_config_file_is_a_usage_refusal(content, tmp_path):
+    """A config file is empty, not JSON, cut, 100,000 levels deep, or holds the wrong types, versions or classes"""
     (tmp_path / "config.json").write_text(content)
     assert len(str(refusal(read, tmp_path / "config.json"))) < 2000
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00{", "folder"], ids=["missing", "not text", "folder"])
-def test_a_config_file_that_cannot_be_read_is_named(content, tmp_path):
+def test_G4_a_config_file_that_cannot_be_read_is_named(content, tmp_path):
+    """A config file is missing, a folder, or not text"""
     path = tmp_path / "config.json"
     if content == "folder":
         path.mkdir()
@@ -301,7 +310,8 @@ def test_a_config_file_that_cannot_be_read_is_named(content, tmp_path):
 @pytest.mark.parametrize(
     "content, word", [('{"data": {"batchsize": 3}}', "data.batch_size"), ('{"modle": 3}', "model"), ('{"sede": 3}', "seed")]
 )
-def test_an_unknown_key_of_a_file_is_refused_with_the_nearest(content, word):
+def test_G4_an_unknown_key_of_a_file_is_refused_with_the_nearest(content, word):
+    """A key of a config file is mistyped"""
     assert word in str(refusal(from_json, content, "here"))
 
 
@@ -309,7 +319,8 @@ def test_a_version_from_the_future_is_named():
     assert "7" in str(refused := refusal(from_json, '{"format_version": 7}', "some/config.json")) and "some/config.json" in str(refused)
 
 
-def test_reading_a_config_file_imports_nothing_that_it_names(canary, tmp_path):
+def test_G4_reading_a_config_file_imports_nothing_that_it_names(canary, tmp_path):
+    """A config file names classes of foreign modules: reading it imports none"""
     name, sung = canary
     for text in (f"{name}:Prior()", f"{name}:Prior", f"{name}:Prior(a=__import__({name!r}))"):
         path = tmp_path / "config.json"

@@ -139,8 +139,8 @@ def test_every_member_survives_a_file(parts, tmp_path):
 
 
 @pytest.mark.parametrize(("encoder", "decoder", "dropout"), [("Dense", "Conv", 0.0), ("Conv", "Dense", 0.3)])
-@pytest.mark.parametrize("connections", blocks.CONNECTIONS)
-@pytest.mark.parametrize("normalization", blocks.NORMALIZATIONS)
+@pytest.mark.parametrize("connections", ["plain", "residual"])
+@pytest.mark.parametrize("normalization", ["none", "layer", "group", "batch"])
 def test_every_combination_of_network_options_trains(encoder, decoder, normalization, connections, dropout):
     options = {"widths": (8, 8), "connections": connections, "normalization": normalization, "dropout": dropout}
     texts = [components.write(name, {**options, **({"depth": 2, "features": 8} if name == "Conv" else {})}) for name in (encoder, decoder)]

@@ -262,12 +262,6 @@ def test_weight_decay_shrinks_kernels_only_and_only_if_asked_for(algorithm, deca
     assert moved == ({"kernel"} if decay else set())
 
 
-def test_an_unknown_optimizer_is_refused():
-    for name in ("Adamm", "Optimizer", "schedules"):
-        with pytest.raises(Refusal, match="there is no optimizer"):
-            trainer(config(optimizer__algorithm=name))
-
-
 @pytest.mark.parametrize("until", [0, 2], ids=["", "after-skipped-steps"])
 def test_averaged_gives_the_running_mean_and_then_the_raw_weights_back(until):
     loop = trainer(config(optimizer__ema=0.8), dataset(Poisoned(SHAPE, until=until)))

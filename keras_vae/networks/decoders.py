@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_vae import blocks
+from keras_vae.domains import Count, Depth, Kernel
 
 
 class Decoder(blocks.Network):
@@ -32,10 +33,8 @@ class Dense(Decoder):
 class Conv(Decoder):
     """Transposed convolutions up to images of any H x W x C: each width is a stage of `depth` - 1 units, then a doubling of the grid."""
 
-    def __init__(self, widths: tuple = (64, 32), depth: int = 1, kernel: int = 4, features: int = 256, **kwargs):
+    def __init__(self, widths: Count | tuple[Count, ...] = (64, 32), depth: Depth = 1, kernel: Kernel = 4, features: Count = 256, **kwargs):
         super().__init__(widths=widths, **kwargs)
-        if min(depth, kernel, features) < 1:
-            raise ValueError("depth, kernel and features must be at least 1")
         self.depth, self.kernel, self.features = depth, kernel, features
 
     def build(self, z_shape):
@@ -43,6 +42,7 @@ class Conv(Decoder):
             return
         if len(self.event_shape) != 3:
             raise ValueError(f"Conv makes images H x W x C, not data of shape {self.event_shape}; use Dense")
+        self.check_stages(self.event_shape[:2])
         sizes = [tuple(self.event_shape[:2])]
         for _ in self.widths:
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))

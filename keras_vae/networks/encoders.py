@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_vae import blocks
+from keras_vae.domains import Count, Depth, Kernel
 
 
 class Encoder(blocks.Network):
@@ -30,10 +31,8 @@ class Dense(Encoder):
 class Conv(Encoder):
     """Convolutions on images of any H x W x C: each width is a stage that halves the grid, then `depth` - 1 more units."""
 
-    def __init__(self, widths: tuple = (32, 64), depth: int = 1, kernel: int = 3, features: int = 256, **kwargs):
+    def __init__(self, widths: Count | tuple[Count, ...] = (32, 64), depth: Depth = 1, kernel: Kernel = 3, features: Count = 256, **kwargs):
         super().__init__(widths=widths, **kwargs)
-        if min(depth, kernel, features) < 1:
-            raise ValueError("depth, kernel and features must be at least 1")
         self.depth, self.kernel, self.features = depth, kernel, features
 
     def build(self, x_shape):
@@ -41,6 +40,7 @@ class Conv(Encoder):
             return
         if len(x_shape) != 4:
             raise ValueError(f"Conv needs images [B, H, W, C], not data of shape {tuple(x_shape[1:])}; use Dense")
+        self.check_stages(x_shape[1:3])
         self.units, (rows, columns) = [], x_shape[1:3]
         for width in self.widths:
             self.units.append(self.unit(keras.layers.Conv2D, width, kernel_size=self.kernel, strides=2, padding="same"))
