@@ -45,6 +45,8 @@ class Chosen:
 
 def choose(records, rows: np.ndarray):
     """Some rows: a copy of what lies in memory, else a view."""
+    if isinstance(records, Chosen):
+        return Chosen(records.records, records.rows[rows], records.convert)
     return records[rows] if in_memory(records) else Chosen(records, rows)
 
 
@@ -128,8 +130,8 @@ def repeated(found: Found) -> list[tuple[str, str]]:
     copies = sum(map(len, keys)) - len(np.unique(np.concatenate(keys)))
     if copies:
         notes.append(("duplicates", f"{copies:,} of {sum(map(len, keys)):,} records are copies of another"))
-    for split in SPLITS[1:]:
-        leaked = int(np.isin(found.keys[split], found.keys["train"]).sum())
+    for split, before in (("validation", ["train"]), ("test", ["train", "validation"])):
+        leaked = int(np.isin(found.keys[split], np.concatenate([found.keys[name] for name in before])).sum())
         if leaked:
-            notes.append(("leak", f"{leaked:,} {split} records are also in train: figures on {split} flatter the model"))
+            notes.append(("leak", f"{leaked:,} {split} records are also in {' or '.join(before)}: figures on {split} flatter the model"))
     return notes

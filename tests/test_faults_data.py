@@ -49,6 +49,11 @@ def images(count=20, shape=(8, 8, 1), high=256, seed=0):
     return np.random.default_rng(seed).integers(0, high, (count, *shape)).astype(np.uint8)
 
 
+def notes(dataset, label) -> str:
+    """What the data card says under a label."""
+    return "; ".join(text for name, text in dataset.card() if name == label)
+
+
 def splits(dataset):
     return {split: getattr(dataset, split) for split in ("train", "validation", "test")}
 
@@ -216,13 +221,13 @@ def test_D11_records_that_are_no_numbers_are_refused(dtype, tmp_path):
     x = np.zeros((5, 4, 4), dtype)
     np.save(tmp_path / "x.npy", x, allow_pickle=True)
     message = refused("data", f"npy:{tmp_path}/x.npy")
-    assert "Object arrays" in message if dtype == "object" else dtype.partition("[")[0].lower().rstrip("0123456789") in message.lower()
+    assert "Python objects" in message if dtype == "object" else dtype.partition("[")[0].lower().rstrip("0123456789") in message.lower()
 
 
 def test_D11_truth_values_are_binary_data(tmp_path):
     """Booleans are cast to zero and one."""
     dataset = load(saved(tmp_path / "x.npy", images(20) > 128))
-    assert dataset.modality.levels == 2 and set(np.unique(dataset.train)) == {0, 1}
+    assert dataset.modality.levels == 2 and set(np.unique(dataset.train[:])) == {0, 1}
 
 
 def test_D12_pictures_of_mixed_sizes_follow_a_stated_rule(tmp_path):
@@ -273,7 +278,7 @@ MODES = {
     "cmyk": (lambda: Image.fromarray(GRADIENT).convert("RGB").convert("CMYK"), "JPEG", 6, "CMYK"),
     "webp": (lambda: Image.fromarray(GRADIENT).convert("RGB"), "WEBP", 6, None),
     "bmp": (lambda: Image.fromarray(GRADIENT), "BMP", 0, None),
-    "gif": (lambda: Image.fromarray(GRADIENT), "GIF", 0, None),
+    "gif": (lambda: Image.fromarray(GRADIENT), "GIF", 0, "palette"),
 }
 
 
@@ -286,7 +291,7 @@ def test_D13_every_mode_of_picture_becomes_what_it_shows(name, tmp_path):
         make().save(tmp_path / "x" / f"{number}.{form.lower()}", form, **({"lossless": True} if form == "WEBP" else {}))
     dataset = load(f"folder:{tmp_path}/x", grey=True)
     assert np.abs(dataset.train[0:1][0, ..., 0].astype(int) - GRADIENT).max() <= tolerance
-    converted = dict(dataset.card()).get("converted", "")
+    converted = notes(dataset, "converted")
     assert (f"5: {word}" in converted) if word else not converted
 
 
@@ -298,7 +303,7 @@ def test_D13_transparent_pictures_are_shown_on_white(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "x" / f"{number}.png")
     dataset = load(f"folder:{tmp_path}/x")
     assert np.array_equal(dataset.train[0:1][0, 0, :, 0] * (255 // max(1, dataset.modality.levels - 1)), [255] * 3 + [0] * 3)
-    assert "4: transparent" in dict(dataset.card())["converted"]
+    assert "4: transparent" in notes(dataset, "converted")
 
 
 def test_D13_turned_pictures_are_turned_upright(tmp_path):
@@ -307,7 +312,7 @@ def test_D13_turned_pictures_are_turned_upright(tmp_path):
     for number in range(4):
         (tmp_path / "x" / f"{number}.png").write_bytes(_oriented(GRADIENT))
     dataset = load(f"folder:{tmp_path}/x")
-    assert np.array_equal(dataset.train[0:1][0, ..., 0], GRADIENT) and "4: turned upright" in dict(dataset.card())["converted"]
+    assert np.array_equal(dataset.train[0:1][0, ..., 0], GRADIENT) and "4: turned upright" in notes(dataset, "converted")
 
 
 def test_D13_of_an_animated_picture_the_first_frame_counts(tmp_path):
@@ -317,7 +322,7 @@ def test_D13_of_an_animated_picture_the_first_frame_counts(tmp_path):
     for number in range(4):
         frames[0].save(tmp_path / "x" / f"{number}.gif", save_all=True, append_images=frames[1:])
     dataset = load(f"folder:{tmp_path}/x")
-    assert set(np.unique(dataset.train[:])) == {50} and "4: animated" in dict(dataset.card())["converted"]
+    assert set(np.unique(dataset.train[:])) == {50} and "4: animated" in notes(dataset, "converted")
 
 
 def test_D13_grey_and_colour_together_are_colour_and_counted(tmp_path):
@@ -419,7 +424,7 @@ def test_D15_a_decompression_bomb_is_refused_by_its_header(tmp_path, python):
     assert "bomb.png" in refused("data", f"folder:{folder}")
     done = python("-W", "ignore", "-c", BOMB, folder / "bomb.png")
     *words, grown = done.stdout.split()
-    assert "50000" in words and float(grown) < 300.0, done.stderr
+    assert "pixels)" in words and float(grown) < 300.0, done.stderr
 
 
 def test_D25_copies_share_a_split_and_are_counted(tmp_path):
@@ -438,7 +443,7 @@ def test_D25_a_record_in_train_and_test_is_said(tmp_path):
     x = images(30)
     np.savez(tmp_path / "x.npz", x_train=x[:20], x_test=x[17:])
     card = dict(load(f"npz:{tmp_path}/x.npz").card())
-    assert "3 test records are also in train" in card["leak"]
+    assert "3 test records are also in train or validation" in card["leak"]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +471,7 @@ def test_D27_records_without_a_number_are_refused(tmp_path, monkeypatch):
     assert "generator" in message and "len()" in message
 
 
-NAMES = [b"a\nb.png", b"-rf.png", b"--help.png", b"..png.png", b"\xff\xfe.png", b"a b;c$(d).png", "ü漢.png".encode(), b"%s{x}.png"]
+NAMES = [b"a\nb.png", b"-rf.png", b"--help.png", b"a..png", b"\xff\xfe.png", b"a b;c$(d).png", "ü漢.png".encode(), b"%s{x}.png"]
 
 
 def test_D28_no_file_name_is_more_than_a_name(tmp_path):

@@ -56,6 +56,8 @@ def read_npy(path: str) -> np.ndarray:
     try:
         return np.load(os.path.expanduser(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        if "Python objects" in str(error):
+            raise Refusal("data", "the array holds Python objects", where=path, why="records are arrays of numbers") from None
         raise Refusal("data", "cannot read the array", where=path, why=str(error)[:200]) from None
 
 
@@ -135,9 +137,7 @@ def _checked_labels(labels, count: int, classes: tuple, where: str) -> np.ndarra
     labels = np.asarray(labels)
     labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != (count,):
-        raise Refusal(
-            "data", f"there are {len(labels) if labels.ndim else 0} labels for {count} records", where, f"shape {list(labels.shape)}"
-        )
+        raise Refusal("data", f"{count} records need as many labels", where, why=f"the labels have the shape {list(labels.shape)}")
     if labels.dtype.kind not in "iu" or (count and labels.min() < 0):
         raise Refusal("data", f"the labels are {labels.dtype}", where, "a label is a class number: 0, 1, 2, ...")
     if classes and count and labels.max() >= len(classes):
