@@ -18,6 +18,11 @@ def policy(precision: str) -> keras.DTypePolicy:
     return keras.DTypePolicy(precision)
 
 
+def be_deterministic() -> None:
+    """Only ops whose result does not vary from run to run, for the rest of the process."""
+    tf.config.experimental.enable_op_determinism()
+
+
 def describe() -> dict[str, str]:
     """Versions and hardware, for the report."""
     packages = {name: metadata.version(name) for name in ("keras_vae", "tensorflow", "keras", "numpy", "tensorflow-datasets")}

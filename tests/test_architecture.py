@@ -22,6 +22,7 @@ FLOORS = (
         "distributions": ("noise", "errors"),
         "inference": ("distributions", "errors"),
         "schedules": ("errors",),
+        "signals": (),
         "storage": ("errors",),
     },
     {"blocks": (), "modalities": (), "modalities.images": (), "presets": ()},
@@ -46,8 +47,8 @@ FLOORS = (
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 
 # These answer --help and --list, so their import may not cost more than the standard library; storage never imports anything else.
-LIGHT = ("__init__", "__main__", "command", "components", "config", "errors", "presets", "storage")
-ALONE = ("errors", "storage")
+LIGHT = ("__init__", "__main__", "command", "components", "config", "errors", "presets", "signals", "storage")
+ALONE = ("errors", "signals", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
 BANNED = {

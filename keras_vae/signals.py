@@ -1,0 +1,91 @@
+"""SIGTERM, SIGHUP and Ctrl-C end a program within ten seconds and in good order. Standard library only.
+
+The first signal raises `Interrupted` where the program stands, or, within `deferred`, at the end of that block; later ones are ignored.
+Where Python cannot react, because an import or a compiler is at work, a thread ends the process, though never within `commit`.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+
+CODES = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+GRACE = 8.0  # seconds a program has to end by itself
+
+
+class Interrupted(BaseException):
+    """A signal asks the program to end. Not an `Exception`: nobody who expects errors may swallow it."""
+
+
+class _Process:
+    """What this process was sent, and what it is doing."""
+
+    first: signal.Signals | None = None
+    deferring = False
+    committing = threading.Lock()
+
+
+def pending() -> signal.Signals | None:
+    """The first signal that came, if one did."""
+    return _Process.first
+
+
+@contextlib.contextmanager
+def deferred():
+    """A block that ends by itself soon after `pending`, which it yields; then `Interrupted` is raised."""
+    _Process.deferring = True
+    try:
+        yield pending
+    finally:
+        _Process.deferring = False
+    if pending():
+        raise Interrupted
+
+
+def commit():
+    """A block during which the process is not ended from outside Python."""
+    return _Process.committing
+
+
+@contextlib.contextmanager
+def handled(farewell):
+    """Handle the signals within the block; `farewell()` speaks for a process that has to be ended. What is ignored (nohup) stays so."""
+    numbers = [number for number in CODES if signal.getsignal(number) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # Python handles signals in the main thread only
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = {number: signal.signal(number, _handle) for number in numbers}
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False) if numbers else -1
+    threading.Thread(target=_watch, args=(reader, farewell), daemon=True).start()
+    try:
+        yield
+    finally:
+        if not pending():  # else the process is about to end, and the thread sees to it
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if numbers:
+                signal.set_wakeup_fd(wakeup)
+            writer.close()
+
+
+def _handle(number, _) -> None:
+    if pending():
+        return
+    _Process.first = signal.Signals(number)
+    for other in CODES:
+        signal.signal(other, signal.SIG_IGN)
+    if not _Process.deferring:
+        raise Interrupted
+
+
+def _watch(reader, farewell) -> None:
+    """End the process `GRACE` seconds after its first signal. The C handler wakes this thread, whatever the main thread is doing."""
+    while number := reader.recv(1):
+        if number[0] in CODES:
+            time.sleep(GRACE)
+            with commit():
+                farewell()
+                os._exit(CODES[number[0]])
