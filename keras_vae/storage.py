@@ -97,7 +97,7 @@ def verify(folder: str | Path) -> None:
     """Compare a published folder with its MANIFEST; `Refusal` (model) names the first file that differs."""
     folder = Path(folder)
     try:
-        text = (folder / MANIFEST).read_text()
+        text = (folder / MANIFEST).read_bytes().decode()
         entries = json.loads(text)["files"]
         if text != _json({"files": entries}):  # it has no checksum of its own
             raise ValueError("it was changed since it was written")
