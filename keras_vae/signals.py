@@ -59,7 +59,8 @@ def handled(farewell):
     writer.setblocking(False)
     before = {number: signal.signal(number, _handle) for number in numbers}
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False) if numbers else -1
-    threading.Thread(target=_watch, args=(reader, farewell), daemon=True).start()
+    thread = threading.Thread(target=_watch, args=(reader, farewell), daemon=True)
+    thread.start()
     try:
         yield
     finally:
@@ -69,6 +70,7 @@ def handled(farewell):
             if numbers:
                 signal.set_wakeup_fd(wakeup)
             writer.close()
+            thread.join()
 
 
 def _handle(number, _) -> None:
@@ -83,9 +85,10 @@ def _handle(number, _) -> None:
 
 def _watch(reader, farewell) -> None:
     """End the process `GRACE` seconds after its first signal. The C handler wakes this thread, whatever the main thread is doing."""
-    while number := reader.recv(1):
-        if number[0] in CODES:
-            time.sleep(GRACE)
-            with commit():
-                farewell()
-                os._exit(CODES[number[0]])
+    with reader:
+        while number := reader.recv(1):
+            if number[0] in CODES:
+                time.sleep(GRACE)
+                with commit():
+                    farewell()
+                    os._exit(CODES[number[0]])

@@ -221,7 +221,7 @@ class Trainer:
         self.saved, self.failures = time.perf_counter(), 0
         self.seconds["checkpoint"] += self.saved - started
 
-    def save_if_due(self, folder: Path, log) -> None:
+    def save_if_due(self, folder: Path, console) -> None:
         """A checkpoint every so many seconds. If the disk is full, training goes on with the one before, but not for ever."""
         if time.perf_counter() - self.saved < self.config.training.checkpoint_every:
             return
@@ -231,7 +231,7 @@ class Trainer:
             self.saved, self.failures = time.perf_counter(), self.failures + 1
             if refusal.kind != "environment" or self.failures >= FAILURES:
                 raise
-            log(f"WARNING: no checkpoint at step {self.step:,} ({refusal.what}); training goes on with the one before")
+            console.log(f"WARNING: no checkpoint at step {self.step:,} ({refusal.what}); training goes on with the one before")
 
     def restore(self, folder: Path, log) -> bool:
         """Continue from the newest whole checkpoint, if there is one."""
@@ -450,7 +450,7 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
                 board.scalars(line)
                 if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
                     board.pictures(trainer.vae, trainer.dataset, trainer.step)
-            trainer.save_if_due(folder, console.log)
+            trainer.save_if_due(folder, console)
         trainer.save(folder)
 
 

@@ -115,6 +115,7 @@ FLAGS = [
     ("--training.minutes", "1.5", "training.minutes", 1.5),
     ("--training.evaluate-every", "2", "training.evaluate_every", 2.0),
     ("--training.patience", "4", "training.patience", 4),
+    ("--training.checkpoint-every", "5", "training.checkpoint_every", 5.0),
     ("--evaluation.samples", "5", "evaluation.samples", 5),
     ("--evaluation.limit", "6", "evaluation.limit", 6),
     ("--devices.precision", "mixed_bfloat16", "devices.precision", "mixed_bfloat16"),
@@ -130,7 +131,9 @@ def test_a_typed_flag_sets_its_leaf_and_nothing_else(flag, word, leaf, value):
 
 
 def test_every_leaf_has_a_flag_that_is_tested():
-    assert {leaf for _, _, leaf, _ in FLAGS} == set(flatten(Config()))
+    switches = {"devices.deterministic"}
+    assert {leaf for _, _, leaf, _ in FLAGS} | switches == set(flatten(Config()))
+    assert leaves("--devices.deterministic") == {**flatten(DEFAULT), "devices.deterministic": True}
 
 
 @pytest.mark.parametrize(
