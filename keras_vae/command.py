@@ -90,19 +90,19 @@ def main(program, arguments: list[str] | None = None) -> None:
     with 75, Ctrl-C with 130, and the command that continues."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:] if arguments is None else arguments
-    with signals.handled(lambda: farewell(arguments)):
-        try:
+    try:
+        with signals.handled(lambda: farewell(arguments)):
             program(arguments)
-        except Refusal as refusal:
-            if "--debug" in arguments:
-                raise
-            print(refusal, file=sys.stderr)
-            sys.exit(refusal.exit_code)
-        except (KeyboardInterrupt, signals.Interrupted, OSError) as error:
-            if isinstance(error, OSError) and not signals.pending():  # with the terminal gone, printing is an error
-                raise
-            farewell(arguments)
-            sys.exit(signals.CODES[signals.pending() or signal.SIGINT])
+    except Refusal as refusal:
+        if "--debug" in arguments:
+            raise
+        print(refusal, file=sys.stderr)
+        sys.exit(refusal.exit_code)
+    except (KeyboardInterrupt, signals.Interrupted, OSError) as error:
+        if isinstance(error, OSError) and not signals.pending():  # with the terminal gone, printing is an error
+            raise
+        farewell(arguments)
+        sys.exit(signals.CODES[signals.pending() or signal.SIGINT])
 
 
 def farewell(arguments: list[str]) -> None:

@@ -55,18 +55,21 @@ def handled(farewell):
     numbers = [number for number in CODES if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # Python handles signals in the main thread only
+    before = {number: signal.getsignal(number) for number in numbers}
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    before = {number: signal.signal(number, _handle) for number in numbers}
-    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False) if numbers else -1
     thread = threading.Thread(target=_watch, args=(reader, farewell), daemon=True)
     thread.start()
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False) if numbers else -1
     try:
+        for number in numbers:
+            signal.signal(number, _handle)
         yield
     finally:
-        if not pending():  # else the process is about to end, and the thread sees to it
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        # After a signal the program is about to end, and the thread sees to it; Python's own end may take a while.
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if pending() else handler)
+        if not pending():
             if numbers:
                 signal.set_wakeup_fd(wakeup)
             writer.close()
@@ -77,8 +80,6 @@ def _handle(number, _) -> None:
     if pending():
         return
     _Process.first = signal.Signals(number)
-    for other in CODES:
-        signal.signal(other, signal.SIG_IGN)
     if not _Process.deferring:
         raise Interrupted
 
