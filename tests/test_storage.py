@@ -597,3 +597,32 @@ def test_a_finished_run_that_is_prolonged_and_killed_is_not_finished(tmp_path):
     assert runs.claim(folder, longer, False) is None
     begin(folder, longer)  # and here it is killed
     assert runs.claim(folder, longer, False) is None
+
+
+def test_what_was_decided_when_a_run_began_stays_decided(tmp_path):
+    folder, asked = tmp_path / "run", Config(name="run")
+    decided = override(override(asked, "devices.jit", "off"), "model.encoder", "Dense()")
+    runs.begin(folder, asked, decided, Images(shape=(8, 8, 1), levels=17))
+    longer = override(override(asked, "training.epochs", 200.0), "training.checkpoint_every", 5.0)
+    for typed in (longer, override(longer, "devices.jit", "off")):
+        assert runs.claim(folder, typed, False) is None
+        again = runs.recall(folder, typed)
+        assert again == tuple(
+            override(override(old, "training.epochs", 200.0), "training.checkpoint_every", 5.0) for old in (asked, decided)
+        )
+        runs.begin(folder, *again, Images(shape=(8, 8, 1), levels=17))
+    with pytest.raises(Refusal, match="another configuration"):
+        runs.claim(folder, override(asked, "devices.jit", "on"), False)
+
+
+@pytest.mark.parametrize("name", ["asked.json", "config.json"])
+@pytest.mark.parametrize("content", ["", "[]", '{"format_version": 99}'])
+def test_R10_a_run_whose_configuration_cannot_be_read_is_refused(name, content, tmp_path):
+    """Damaged, or written by another release."""
+    folder, config = tmp_path / "run", Config(name="run")
+    begin(folder, config)
+    (folder / name).write_text(content)
+    for act in (runs.claim, runs.recall):
+        with pytest.raises(Refusal) as refused:
+            act(folder, config, False) if act is runs.claim else act(folder, config)
+        assert refused.value.exit_code == 4 and name in str(refused.value)
