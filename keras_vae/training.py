@@ -123,6 +123,7 @@ class Trainer:
         self.seconds = {"compile": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
         self.began, self.earlier = time.perf_counter(), 0.0  # this piece of the run, and the seconds of those before
         self.saved, self.failures = self.began, 0  # the last checkpoint, and how often it failed since
+        self.recorded = True  # whether metrics.jsonl has the whole history
 
     def _steps(self, indices):
         """Train one step for each row of `indices` [k, B]; returns the means over the k steps."""
@@ -202,6 +203,17 @@ class Trainer:
         self.history.append(line)
         self.vae.reset_metrics()
         return line
+
+    def record(self, folder: Path, line: dict, console) -> None:
+        """Append a validation to metrics.jsonl. If the disk is full, training goes on, and the file is written again later."""
+        path, before = folder / "metrics.jsonl", self.recorded
+        try:
+            storage.append_line(path, line) if before else storage.write(path, storage.lines(self.history))
+            self.recorded = True
+        except Refusal as refusal:
+            self.recorded = False
+            if before:
+                console.log(f"WARNING: {path} lacks lines ({refusal.what}); training goes on")
 
     def _variables(self) -> dict[str, list]:
         metrics = [variable for metric in self.vae.metrics for variable in metric.variables]
@@ -446,7 +458,7 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
                 show(trainer, metrics)
             if trainer.step == boundary or trainer.late:
                 line = trainer.validate(evaluator, metrics)
-                storage.append_line(folder / "metrics.jsonl", line)
+                trainer.record(folder, line, console)
                 board.scalars(line)
                 if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
                     board.pictures(trainer.vae, trainer.dataset, trainer.step)

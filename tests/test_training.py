@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers import arrays, difference, equal, in_fresh_process, put
 
 from keras_vae import config as configuration
-from keras_vae import data, evaluation, runs, training
+from keras_vae import data, evaluation, runs, storage, training
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
@@ -469,6 +469,24 @@ def test_C15_a_last_checkpoint_that_fails_ends_the_run(tmp_path, monkeypatch):
     assert refused.value.exit_code == 6
 
 
+def test_C16_metrics_that_cannot_be_written_are_written_later(tmp_path, monkeypatch):
+    """No space left on device in the middle of a line of metrics.jsonl."""
+    append, seen = storage.append_line, []
+
+    def full(path, value):
+        seen.append(value)
+        if len(seen) == 2:
+            with open(path, "a") as file:
+                file.write('{"st')
+            raise Refusal("environment", "cannot write: No space left on device")
+        append(path, value)
+
+    monkeypatch.setattr(storage, "append_line", full)
+    loop, said = fit_small(tmp_path)
+    assert len(said) == 1 and "WARNING" in said[0] and "metrics.jsonl" in said[0]
+    assert (tmp_path / "metrics.jsonl").read_text() == storage.lines(loop.history) and len(loop.history) == 6
+
+
 def test_checkpoints_come_by_the_clock_and_within_epochs(tmp_path, monkeypatch):
     full = Full(monkeypatch)
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
@@ -476,5 +494,6 @@ def test_checkpoints_come_by_the_clock_and_within_epochs(tmp_path, monkeypatch):
     steps = [int(path.name[-8:]) for path in sorted((tmp_path / "checkpoints").iterdir())]
     assert full.count == 24 and len(loop.history) == 6 and steps == [22, 23, 24]
     rare = Full(monkeypatch)
+    (tmp_path / "rare").mkdir()
     training.fit(trainer(config(training__checkpoint_every=1e6), total=24), Told(*range(6)), tmp_path / "rare", Silent(), Silent())
     assert rare.count == 1
