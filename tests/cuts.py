@@ -25,14 +25,14 @@ OPTIONS = {
     "model.posterior": "Normal(size=4)",
     "optimizer.ema": "0.9",
     "optimizer.decay": "Plateau(patience=1, factor=0.5)",
-    "training.epochs": "15",
+    "training.epochs": "30",
     "training.checkpoint-every": "0",
     "evaluation.samples": "2",
     "evaluation.limit": "50",
     "devices.jit": "off",  # XLA takes longer than the run
 }
 COMMAND = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]
-STEPS = -(-15 * 1297 // 128)
+STEPS = -(-30 * 1297 // 128)
 
 
 def environment() -> dict:
@@ -68,6 +68,13 @@ def checkpoints(folder: Path) -> list[Path]:
 def step(folder: Path) -> int:
     """The step of the newest checkpoint; 0 without one."""
     return max((int(path.name.removeprefix("step_")) for path in checkpoints(folder)), default=0)
+
+
+def validated(folder: Path) -> int:
+    """The step of the newest whole line of metrics.jsonl; 0 without one."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
 def temporaries(place: Path) -> list[Path]:

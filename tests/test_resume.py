@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from cuts import STEPS, checkpoints, digests, listens, start, step, temporaries, wait
+from cuts import STEPS, checkpoints, digests, listens, start, step, temporaries, validated, wait
 
 from keras_vae import storage
 
@@ -22,7 +22,7 @@ def reference(tmp_path_factory):
     place = tmp_path_factory.mktemp("reference")
     finish(start(place, "--devices.deterministic"))
     folder = place / "saved_models" / "cut"
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 16 and step(folder) == STEPS
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 31 and step(folder) == STEPS
     return digests(folder)
 
 
@@ -30,7 +30,7 @@ def test_C1_killed_five_times_it_ends_with_the_same_bits(reference, tmp_path):
     """SIGKILL at random moments: weights, optimizer slots, metrics lines and figures are those of the run nobody cut."""
     chosen, folder, cuts = random.Random(20), tmp_path / "saved_models" / "cut", []
     began = time.perf_counter()
-    for target in sorted(chosen.sample(range(1, STEPS - 20), 5)):
+    for target in sorted(chosen.sample(range(1, STEPS - 30), 5)):
         process = start(tmp_path)
         wait(process, lambda target=target: step(folder) >= target)
         time.sleep(chosen.uniform(0.0, 0.05))
@@ -46,8 +46,9 @@ def test_C1_killed_five_times_it_ends_with_the_same_bits(reference, tmp_path):
 
 
 def interrupt(place, until, *numbers):
-    """Start the run, send the signals when `until(process)`: (exit code, seconds to leave, what was printed to stderr)."""
-    process = start(place)
+    """Start the run, send the signals when `until(process)`: (exit code, seconds to leave, what was printed to stderr). The clock makes
+    no checkpoint."""
+    process = start(place, "--training.checkpoint-every", "1000")
     wait(process, lambda: until(process))
     began = time.perf_counter()
     for number in numbers:
@@ -71,9 +72,9 @@ def interrupted(tmp_path_factory):
 
     attempt("import", listens, signal.SIGTERM)
     attempt("compile", lambda _: (folder / "modality.json").exists(), signal.SIGTERM)
-    attempt("step", lambda _: step(folder) >= 23, signal.SIGTERM)
-    attempt("twice", lambda _: step(folder) >= 54, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
-    attempt("ctrl-c", lambda _: step(folder) >= 85, signal.SIGINT)
+    attempt("step", lambda _: validated(folder) >= 23, signal.SIGTERM)
+    attempt("twice", lambda _: validated(folder) >= 54, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
+    attempt("ctrl-c", lambda _: validated(folder) >= 85, signal.SIGINT)
     attempt("export", lambda _: (folder / "model.keras").exists(), signal.SIGTERM)
     return place, folder, left, finish(start(place))
 
