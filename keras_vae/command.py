@@ -5,12 +5,14 @@ import ast
 import contextlib
 import io
 import os
+import shlex
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from keras_vae import components, environment, presets
+from keras_vae import components, environment, presets, signals
 from keras_vae.config import Config, check, flatten, named, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
@@ -94,20 +96,33 @@ def listing(kind: str) -> str:
 
 
 def main(program, arguments: list[str] | None = None) -> None:
-    """Run `program(arguments)` and leave with its exit code: a refusal is printed in a few lines, without a traceback."""
+    """Run `program(arguments)` and leave with its exit code: a refusal is printed in a few lines, without a traceback; a signal ends it
+    with 75, Ctrl-C with 130, and the command that continues."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        program(arguments)
+        with signals.handled(lambda: farewell(arguments)):
+            program(arguments)
     except Exception as error:
         refusal = error if isinstance(error, Refusal) else environment.explain(error)
         if refusal is None or "--debug" in arguments:
             raise
         print(refusal, file=sys.stderr)
         sys.exit(refusal.exit_code)
-    except KeyboardInterrupt:
-        print(f"interrupted; continue with the same command: python {' '.join(sys.argv)}", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, signals.Interrupted, OSError) as error:
+        if isinstance(error, OSError) and not signals.pending():  # with the terminal gone, printing is an error
+            raise
+        farewell(arguments)
+        sys.exit(signals.CODES[signals.pending() or signal.SIGINT])
+
+
+def farewell(arguments: list[str]) -> None:
+    """Say how to continue. Not with --overwrite: it would start again."""
+    name = Path(sys.argv[0]).name
+    name = "-m keras_vae" if name == "__main__.py" else shlex.quote(sys.argv[0])
+    words = shlex.join(word for word in arguments if word != "--overwrite")
+    with contextlib.suppress(OSError):
+        print(f"interrupted; the same command continues:\n  python {name} {words}".rstrip(), file=sys.stderr, flush=True)
 
 
 def load_tensorflow() -> None:

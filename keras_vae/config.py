@@ -70,6 +70,7 @@ class Training:
     minutes: float | None = None
     evaluate_every: float = 1.0  # epochs between validations
     patience: int | None = None  # validations without a better ELBO before stopping; None = never stop early
+    checkpoint_every: float = 60.0  # seconds between checkpoints, anywhere in an epoch
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Evaluation:
 class Devices:
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit: Literal["auto", "on", "off"] = "auto"  # XLA for the whole step; auto = on
+    deterministic: bool = False  # bit-equal runs on accelerators too, slower; on a CPU they are anyway
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ RANGES = {
     "training.minutes": (0, 1e7, False),
     "training.evaluate_every": (0, 1e9, False),
     "training.patience": (1, 2**31, True),
+    "training.checkpoint_every": (0, 1e7, True),
     "evaluation.samples": (1, 10**7, True),
     "evaluation.limit": (1, 2**31, True),
 }

@@ -19,15 +19,25 @@ def policy(precision: str) -> keras.DTypePolicy:
     return keras.DTypePolicy(precision)
 
 
+def be_deterministic() -> None:
+    """Only ops whose result does not vary from run to run, for the rest of the process."""
+    tf.config.experimental.enable_op_determinism()
+
+
 def describe() -> dict[str, str]:
     """Versions and hardware, for the report."""
     packages = {name: environment.version(name) for name in ("keras_vae", "tensorflow", "keras", "numpy", "tensorflow-datasets")}
     return {**packages, "python": platform.python_version(), "machine": hardware()}
 
 
+def accelerators() -> list[str]:
+    """The names of what TensorFlow sees beside the processor."""
+    return [device.name for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
+
+
 def hardware() -> str:
     """The processor and the accelerators TensorFlow sees; a GPU that was asked for and is not among them is said."""
-    accelerators = [device.name for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
+    found = accelerators()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    asked = f" (TensorFlow finds none for CUDA_VISIBLE_DEVICES={visible})" if visible not in ("", "-1") and not accelerators else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores, {', '.join(accelerators) or 'no accelerator'}{asked}"
+    asked = f" (TensorFlow finds none for CUDA_VISIBLE_DEVICES={visible})" if visible not in ("", "-1") and not found else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {', '.join(found) or 'no accelerator'}{asked}"

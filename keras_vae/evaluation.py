@@ -68,6 +68,12 @@ class Evaluator:
             "examples": n,
         }
 
+    def reconstruction_error(self, split: str, count: int) -> float:
+        """The mean squared error per element of `count` records spread over a split."""
+        x, batch = self._some(split, count), self._fits(BATCH)
+        errors = [tf.reduce_mean(tf.square(self.vae.reconstruct(part) - part)) for part in np.array_split(x, -(-len(x) // batch))]
+        return float(np.mean(errors))
+
     def references(self, split: str, limit: int | None = None) -> dict:
         """What simple models reach on the same records: the per-pixel model under the same likelihood, PCA with as many components
         as the model has units, and, for a Normal likelihood, probabilistic PCA (Tipping and Bishop 1999)."""

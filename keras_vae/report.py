@@ -131,8 +131,24 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
     if "ppca_log_likelihood" in reference:
         table.append(("reference: pPCA", f"{reference['ppca_log_likelihood']:.2f} nats", f"{test['units']} components"))
     if "pca_reconstruction_error" in reference:
-        table.append(("reference: PCA error", f"{reference['pca_reconstruction_error']:.5f}", f"{test['units']} components"))
+        table.append(
+            ("reference: PCA error", f"{reference['pca_reconstruction_error']:.5f}", f"{test['units']} components{behind_pca(report)}")
+        )
     return table
+
+
+def behind_pca(report: dict) -> str:
+    """Why a model reconstructs worse than PCA with as many components, as far as its figures tell; empty if it does not."""
+    test, pca, train = report["test"], report["references"]["pca_reconstruction_error"], report.get("train", {})
+    if test["reconstruction_error"] <= pca:
+        return ""
+    if test["active_units"] < test["units"]:
+        return f"; the model uses {test['active_units']}: the others would cost more nats than they save"
+    if train.get("reconstruction_error", pca) < 0.9 * test["reconstruction_error"]:
+        return f"; the model reaches {train['reconstruction_error']:.5f} on training records: more records or --data.augment would help"
+    if train and train["best_step"] >= 0.95 * train["steps"]:
+        return "; the model was still improving: train longer"
+    return "; the ELBO trades error for a lower rate"
 
 
 class Board:

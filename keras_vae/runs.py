@@ -17,10 +17,20 @@ from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.vae import VAE
 
-KEPT = 2  # checkpoints kept beside each other
+KEPT = 3  # checkpoints kept beside each other
+
+CHECKPOINT_FORMAT = 1
 
 # Options that may change when a run is continued: they touch neither the model nor the order of the data.
-FREE = ("training.epochs", "training.steps", "training.minutes", "training.patience", "evaluation.samples", "evaluation.limit")
+FREE = (
+    "training.epochs",
+    "training.steps",
+    "training.minutes",
+    "training.patience",
+    "training.checkpoint_every",
+    "evaluation.samples",
+    "evaluation.limit",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +63,7 @@ def build(config: Config, modality: Images) -> VAE:
 def load(folder: str | Path) -> Run:
     """A finished run from its folder (or from its name under saved_models/). `Refusal` (model) if it is not one."""
     folder = folders.finished(folder)
-    try:
-        config = configuration.read(folder / "config.json")
-    except Refusal as refusal:
-        raise Refusal("model", refusal.what, refusal.where, refusal.why, refusal.fix) from None
+    config = read_config(folder / "config.json")
     components.refuse_foreign(dataclasses.asdict(config.model))
     modality = read_modality(folder)
     vae = build(config, modality)
@@ -69,6 +76,14 @@ def load(folder: str | Path) -> Run:
             "model", "the weights do not fit the configuration", where=str(folder / "model.keras"), why=str(error)[:300]
         ) from None
     return Run(folder, config, modality, vae)
+
+
+def read_config(path: Path) -> Config:
+    """A config of a run: what is wrong with it is wrong with the run."""
+    try:
+        return configuration.read(path)
+    except Refusal as refusal:
+        raise Refusal("model", refusal.what, refusal.where or str(path), refusal.why, refusal.fix) from None
 
 
 def read_modality(folder: Path) -> Images:
@@ -84,32 +99,67 @@ def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
     (usage) if another configuration lives there."""
     if folder.exists() and not folder.is_dir():
         raise Refusal("usage", f"{folder} is a file", where="name", fix="--name ANOTHER")
-    if overwrite or not (folder / "modality.json").exists():
+    if overwrite or not begun(folder):
         return None
     if difference := changed(folder, config):
         shown = "; ".join(f"{path} was {old!r}, now {new!r}" for path, (old, new) in list(difference.items())[:4])
         raise Refusal("usage", f"{folder} holds another configuration", why=shown, fix="--name ANOTHER, or --overwrite to start again")
-    same = configuration.read(folder / "asked.json") == config or configuration.read(folder / "config.json") == config
+    same = config in (read_config(folder / "asked.json"), read_config(folder / "config.json"))
     if same and (folder / "report.json").exists():
         return json.loads((folder / "report.json").read_text())
     return None
 
 
-def begin(folder: Path, asked: Config, config: Config, modality: Images, overwrite: bool = False) -> None:
-    """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds."""
+def lock(folder: Path):
+    """Hold a run for this process. The lock lies beside the folder, which --overwrite replaces."""
+    return storage.lock(folder.with_name(f".lock-{folder.name}"))
+
+
+def begun(folder: Path) -> bool:
+    return (folder / "modality.json").exists()
+
+
+def recall(folder: Path, config: Config) -> tuple[Config, Config]:
+    """(as asked, as resolved) of a run that is continued: what was decided when it began stays, with the free options of `config`."""
+    new, found = configuration.flatten(config), []
+    for name in ("asked.json", "config.json"):
+        old = read_config(folder / name)
+        for path in FREE:
+            old = configuration.override(old, path, new[path])
+        found.append(old)
+    return found[0], found[1]
+
+
+def begin(folder: Path, asked: Config, config: Config, modality: Images, fingerprint: str, overwrite: bool = False) -> None:
+    """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds.
+    `Refusal` (model) if the run began on other data."""
+    if begun(folder) and not overwrite and (before := read_fingerprint(folder)) != fingerprint:
+        why = f"its fingerprint was {before[:12]}, now it is {fingerprint[:12]}: other records, another order, or other splits"
+        fix = "bring the old data back, or --name ANOTHER, or --overwrite to start again"
+        raise Refusal("model", "the data has changed since the run began", where=str(folder), why=why, fix=fix)
     if overwrite and folder.exists():
         storage.remove(folder)
     for name in ("report.json", "report.html"):
         storage.discard(folder / name)
     storage.write(folder / "asked.json", configuration.to_json(asked))
     storage.write(folder / "config.json", configuration.to_json(config))
+    storage.write_json(folder / "data.json", {"fingerprint": fingerprint})
     storage.write_json(folder / "modality.json", dataclasses.asdict(modality))
+
+
+def read_fingerprint(folder: Path) -> str:
+    """What the data of a run looked like when it began."""
+    try:
+        return str(json.loads((folder / "data.json").read_text())["fingerprint"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        fix = "--name ANOTHER, or --overwrite to start again"
+        raise Refusal("model", "data.json cannot be read", where=str(folder), why=str(error)[:200], fix=fix) from None
 
 
 def changed(folder: Path, config: Config) -> dict[str, tuple]:
     """Options in which the run on disk differs from `config`, other than the free ones: path -> (on disk, asked for). A value may be
     given as it was asked for ("auto") or as it was resolved."""
-    asked, resolved = (configuration.flatten(configuration.read(folder / name)) for name in ("asked.json", "config.json"))
+    asked, resolved = (configuration.flatten(read_config(folder / name)) for name in ("asked.json", "config.json"))
     new = configuration.flatten(config)
     return {path: (asked[path], value) for path, value in new.items() if value not in (asked[path], resolved[path]) and path not in FREE}
 
@@ -132,23 +182,44 @@ def save_checkpoint(folder: Path, step: int, arrays: dict[str, np.ndarray], stat
     with storage.publish(path) as temporary:
         with open(temporary / "arrays.npz", "wb") as file:
             np.savez(file, **arrays)
-        storage.write_json(temporary / "state.json", state)
+        storage.write_json(temporary / "state.json", {"format_version": CHECKPOINT_FORMAT, **state})
     for old in _committed(folder)[:-KEPT]:
         storage.remove(old)
 
 
 def load_checkpoint(folder: Path, log=print):
-    """(arrays, state) of the newest checkpoint that is whole, or None. A damaged one is set aside and said."""
+    """(arrays, state) of the newest checkpoint that is whole; damaged ones after it are set aside and said. None if none was ever
+    written; `Refusal` (model) if all are damaged, or for one of another format."""
+    damaged = {}
     for path in reversed(_committed(folder)):
         try:
-            storage.verify(path)
-            with np.load(path / "arrays.npz", allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}, json.loads((path / "state.json").read_text())
-        except (Refusal, OSError, ValueError, KeyError) as error:
-            log(f"warning: {path} is damaged and set aside ({error}); using the one before")
-            number = len(list(path.parent.glob(f"{path.name}.corrupt*")))
-            path.rename(path.with_name(f"{path.name}.corrupt{number or ''}"))
+            found = _read_checkpoint(path)
+        except (Refusal, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            damaged[path] = " ".join(str(error).removeprefix("error: ").split())
+            continue
+        for bad, why in damaged.items():
+            log(f"warning: {bad} is damaged and set aside ({why}); using {path.name}")
+            number = len(list(bad.parent.glob(f"{bad.name}.corrupt*")))
+            bad.rename(bad.with_name(f"{bad.name}.corrupt{number or ''}"))
+        version = found[1].pop("format_version", None)
+        if version != CHECKPOINT_FORMAT:
+            what = f"the checkpoint has format version {version!r}, not {CHECKPOINT_FORMAT}"
+            raise Refusal("model", what, where=str(path), fix="use the keras_vae that wrote it, or --overwrite to start again")
+        return found
+    aside = dict.fromkeys(folder.glob("checkpoints/*.corrupt*"), "it was set aside before")
+    if damaged or aside:
+        why = "; ".join(f"{path.name}: {reason}" for path, reason in {**damaged, **aside}.items())
+        raise Refusal("model", "every checkpoint of the run is damaged", str(folder), why, fix="--overwrite to start again")
     return None
+
+
+def _read_checkpoint(path: Path):
+    storage.verify(path)
+    with np.load(path / "arrays.npz", allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{bad[0]} is not finite")
+    return arrays, json.loads((path / "state.json").read_text())
 
 
 def _committed(folder: Path) -> list[Path]:

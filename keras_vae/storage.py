@@ -5,6 +5,7 @@ write to a temporary name -> fsync the files -> MANIFEST.json with SHA-256 -> fs
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ def replacing(path: str | Path):
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         with _space(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path.parent)
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -43,10 +44,14 @@ def write(path: str | Path, content: bytes | str) -> None:
 def write_json(path: str | Path, value) -> None:
     """Replace one JSON file atomically; `Refusal` (numerics) for a number that is not finite."""
     try:
-        text = json.dumps(value, indent=2, allow_nan=False)
+        text = _json(value)
     except ValueError as error:
         raise Refusal("numerics", "a figure is not finite", where=str(path), why=str(error)) from None
-    write(path, text + "\n")
+    write(path, text)
+
+
+def _json(value) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def lines(values: list[dict]) -> str:
@@ -72,7 +77,7 @@ def publish(final: str | Path):
         with _space(final):
             if final.exists():
                 raise FileExistsError(errno.EEXIST, "it exists, and what was published is never replaced")
-            final.parent.mkdir(parents=True, exist_ok=True)
+            _make(final.parent)
             for left in (temporary, final.with_name(f".old-{final.name}")):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir()
@@ -80,7 +85,7 @@ def publish(final: str | Path):
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
             entries = {str(path.relative_to(temporary)): _fingerprint(path) for path in files}
             write_json(temporary / MANIFEST, {"files": entries})
-            for folder in sorted({path.parent for path in files}):
+            for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
                 _sync_directory(folder)
             os.rename(temporary, final)
             _sync_directory(final.parent)
@@ -92,7 +97,10 @@ def verify(folder: str | Path) -> None:
     """Compare a published folder with its MANIFEST; `Refusal` (model) names the first file that differs."""
     folder = Path(folder)
     try:
-        entries = json.loads((folder / MANIFEST).read_text())["files"]
+        text = (folder / MANIFEST).read_bytes().decode()
+        entries = json.loads(text)["files"]
+        if text != _json({"files": entries}):  # it has no checksum of its own
+            raise ValueError("it was changed since it was written")
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries.items()}
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -124,6 +132,36 @@ def sweep(folder: str | Path) -> None:
     for pattern in (".tmp-*", ".old-*"):
         for path in Path(folder).glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def lock(path: str | Path):
+    """Hold the file `path` while the block runs; `Refusal` (usage) names the process that holds it already. A lock ends with its process,
+    however that ends. The file stays: to delete it would let two processes lock two files of one name."""
+    with contextlib.ExitStack() as stack:
+        with _space(path):
+            _make(Path(path).parent)
+            file = stack.enter_context(open(path, "a+"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Refusal("usage", f"{path} is locked by pid {file.read()}", why="another process writes there") from None
+        except OSError:
+            pass  # a file system without locks
+        with _space(path):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
+
+
+def _make(folder: Path) -> None:
+    """Create a folder and those above it, so that they outlive a power cut."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_directory(path.parent)
 
 
 def _fingerprint(path: Path) -> dict:

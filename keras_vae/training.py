@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, folders, page, records, report, runs, schedules, serving, storage
-from keras_vae.config import Config, override
+from keras_vae import components, data, devices, evaluation, folders, page, records, report, runs, schedules, serving, signals, storage
+from keras_vae.config import Config, flatten, override
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
 CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
-CHECKPOINT_SECONDS = 60.0
+FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20
 # What is chosen where the user says nothing: powers of two for the batch, and bounds that keep a run within minutes to an hour.
 MIN_BATCH, MAX_BATCH, BATCH_ELEMENTS = 8, 128, 2**20
@@ -122,6 +122,9 @@ class Trainer:
         self.best = [as_array(weight) for weight in vae.weights]
         self.history: list[dict] = []
         self.seconds = {"compile": 0.0, "wait": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+        self.began, self.earlier = time.perf_counter(), 0.0  # this piece of the run, and the seconds of those before
+        self.saved, self.failures = self.began, 0  # the last checkpoint, and how often it failed since
+        self.recorded = True  # whether metrics.jsonl has the whole history
 
     def _steps(self, indices, fed=None):
         """Train one step for each row of `indices` [k, B], on resident records or on those `fed` [k, B, *raw]; returns the means since
@@ -218,6 +221,17 @@ class Trainer:
         self.vae.reset_metrics()
         return line
 
+    def record(self, folder: Path, line: dict, console) -> None:
+        """Append a validation to metrics.jsonl. If the disk is full, training goes on, and the file is written again later."""
+        path, before = folder / "metrics.jsonl", self.recorded
+        try:
+            storage.append_line(path, line) if before else storage.write(path, storage.lines(self.history))
+            self.recorded = True
+        except Refusal as refusal:
+            self.recorded = False
+            if before:
+                console.log(f"WARNING: {path} lacks lines ({refusal.what}); training goes on")
+
     def _variables(self) -> dict[str, list]:
         metrics = [variable for metric in self.vae.metrics for variable in metric.variables]
         return {"weight": self.vae.weights, "slot": self.optimizer.variables, "metric": metrics}
@@ -228,10 +242,25 @@ class Trainer:
         return {f"{group}/{number}": as_array(value) for group, values in groups.items() for number, value in enumerate(values)}
 
     def save(self, folder: Path) -> None:
+        """Commit a checkpoint."""
         started = time.perf_counter()
-        state = {"step": self.step, "watch": self.watch.state, "history": self.history}
-        runs.save_checkpoint(folder, self.step, self.arrays(), state)
-        self.seconds["checkpoint"] += time.perf_counter() - started
+        state = {"step": self.step, "seconds": self.spent, "watch": self.watch.state, "history": self.history}
+        with signals.commit():
+            runs.save_checkpoint(folder, self.step, self.arrays(), state)
+        self.saved, self.failures = time.perf_counter(), 0
+        self.seconds["checkpoint"] += self.saved - started
+
+    def save_if_due(self, folder: Path, console) -> None:
+        """A checkpoint every so many seconds. If the disk is full, training goes on with the one before, but not for ever."""
+        if time.perf_counter() - self.saved < self.config.training.checkpoint_every:
+            return
+        try:
+            self.save(folder)
+        except Refusal as refusal:
+            self.saved, self.failures = time.perf_counter(), self.failures + 1
+            if refusal.kind != "environment" or self.failures >= FAILURES:
+                raise
+            console.log(f"WARNING: no checkpoint at step {self.step:,} ({refusal.what}); training goes on with the one before")
 
     def restore(self, folder: Path, log) -> bool:
         """Continue from the newest whole checkpoint, if there is one."""
@@ -239,14 +268,38 @@ class Trainer:
         if found is None:
             return False
         arrays, state = found
+        self._check_arrays(arrays, folder)
         for group, variables in self._variables().items():
             for number, variable in enumerate(variables):
                 variable.assign(arrays[f"{group}/{number}"])
         self.best = [arrays[f"best/{number}"] for number in range(len(self.best))]
         self.step, self.history, self.watch.state = state["step"], state["history"], state["watch"]
-        self.first_step = self.step
+        self.first_step, self.earlier = self.step, state["seconds"]
         self.rate.plateau.assign(self.watch.state["factor"])
         return True
+
+    def _check_arrays(self, arrays: dict, folder: Path) -> None:
+        """`Refusal` (model) for the checkpoint of another model."""
+        here, there = ({name: (str(array.dtype), array.shape) for name, array in found.items()} for found in (self.arrays(), arrays))
+        if different := [name for name in sorted(here | there) if here.get(name) != there.get(name)]:
+            shown = "; ".join(f"{name} is {there.get(name, 'missing')}, here {here.get(name, 'missing')}" for name in different[:3])
+            raise Refusal("model", "the checkpoint is one of another model", str(folder), shown, fix="--name ANOTHER, or --overwrite")
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, over all pieces of the run."""
+        return self.earlier + time.perf_counter() - self.began
+
+    @property
+    def late(self) -> bool:
+        minutes = self.config.training.minutes
+        return minutes is not None and self.spent > 60.0 * minutes
+
+    @property
+    def finished(self) -> bool:
+        """Whether a limit is reached; the clock ends a run with a validation."""
+        validated = bool(self.history) and self.history[-1]["step"] == self.step
+        return self.step >= self.total or self.watch.stop or (self.late and validated)
 
     @property
     def examples_per_second(self) -> float:
@@ -295,6 +348,10 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)
+    if config.devices.jit == "auto":
+        choice, why = _jit(config)
+        decisions.append(("jit", f"{choice}  ({why})"))
+        config = override(config, "devices.jit", choice)
     for path, (value, why) in _sizes(config, dataset, elements).items():
         decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
         config = override(config, path, value)
@@ -316,26 +373,53 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tu
     return chosen
 
 
+def _jit(config: Config) -> tuple[str, str]:
+    """Whether XLA compiles the whole step, and why."""
+    convolutions = any(components.parse(text)[0] == "Conv" for text in (config.model.encoder, config.model.decoder))
+    if convolutions and not devices.accelerators():
+        return "off", "on a CPU its convolutions are slower than TensorFlow's own"
+    return "on", "XLA compiles the whole step"
+
+
+def recalled(asked: Config, config: Config) -> list[tuple[str, str]]:
+    """What was decided when a run began: the card's lines when it is continued."""
+    before = flatten(asked)
+    changed = {path: value for path, value in flatten(config).items() if value != before[path]}
+    return [(path.rpartition(".")[2], f"{value}  (decided when the run began)") for path, value in changed.items()]
+
+
 def train(config: Config, console, overwrite: bool = False) -> dict:
-    """The story of a run, from data to a verified SavedModel; returns the report."""
-    started = time.perf_counter()
+    """The story of a run, from data to a verified SavedModel, by one process at a time; returns the report."""
     folder = runs.folder_of(config)
+    with runs.lock(folder):
+        return _train(folder, config, console, overwrite)
+
+
+def _train(folder: Path, config: Config, console, overwrite: bool) -> dict:
+    started = time.perf_counter()
     finished = runs.claim(folder, config, overwrite)
     if finished:
         console.log(f"{folder} is finished; --overwrite starts again, --name NAME starts another")
         console.done(folder, report.rows(finished), finished["serving"]["path"], finished["seconds"]["total"])
         return finished
-    asked, dataset = config, data.load(config.data, console.log, foreign=True)
+    asked, decided = config, []
+    if runs.begun(folder) and not overwrite:
+        asked, config = runs.recall(folder, config)
+        decided = recalled(asked, config)
+    if config.devices.deterministic:
+        devices.be_deterministic()
+    dataset = data.load(config.data, console.log, foreign=True)
     config, decisions = resolve(config, dataset)
     data_seconds = time.perf_counter() - started
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
     total = total_steps(config, len(dataset.train))
-    card = [*dataset.card(), *decisions, *describe(vae, config, total)]
+    card = [*dataset.card(), *decided, *decisions, *describe(vae, config, total)]
     console.card(card)
     trainer = Trainer(vae, dataset, config, total)
 
-    runs.begin(folder, asked, config, dataset.modality, overwrite)
+    runs.begin(folder, asked, config, dataset.modality, dataset.fingerprint, overwrite)
+    list_bad_records(folder, dataset)
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
     if trainer.restore(folder, console.log):
         console.log(f"continuing {folder} at step {trainer.step:,} of {total:,}")
@@ -375,6 +459,7 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
             "best_step": trainer.watch.state["best_step"],
             "validation_elbo": trainer.watch.state["best"],
             "examples_per_second": trainer.examples_per_second,
+            "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit != "off").reconstruction_error("train", 1000),
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
         "serving": {"path": str(version), "largest_difference": difference},
@@ -388,6 +473,12 @@ def train(config: Config, console, overwrite: bool = False) -> dict:
         console.log(f"no {what}: {why}")
     console.done(folder, report.rows(result), str(version), result["seconds"]["total"])
     return result
+
+
+def list_bad_records(folder: Path, dataset: data.Dataset) -> None:
+    """bad_records.jsonl: name and reason of every record that was left out so far."""
+    if dataset.bad:
+        storage.write(folder / "bad_records.jsonl", storage.lines(dataset.bad))
 
 
 def dry_run(config: Config, console) -> None:
@@ -422,29 +513,23 @@ def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, d
 
 
 def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
-    """Train to the end of the run: call, validate, record, keep the best, stop early, checkpoint."""
-    options, per_epoch = trainer.config.training, len(trainer.dataset.train) / trainer.batch_size
-    every = max(1, round(options.evaluate_every * per_epoch))
-    began = saved = time.perf_counter()
-    with console.training(trainer.total, trainer.step) as show:
-        while trainer.step < trainer.total and not trainer.watch.stop:
+    """Train to the end of the run: call, validate, record, keep the best, stop early, checkpoint. After a signal it is the end too."""
+    per_epoch = len(trainer.dataset.train) / trainer.batch_size
+    every = max(1, round(trainer.config.training.evaluate_every * per_epoch))
+    with console.training(trainer.total, trainer.step) as show, signals.deferred() as pending:
+        while not trainer.finished and not pending():
             boundary = min(trainer.total, (trainer.step // every + 1) * every)
             metrics = trainer.advance(boundary)
-            show(trainer, metrics)
-            late = options.minutes is not None and time.perf_counter() - began > 60.0 * options.minutes
-            if trainer.step < boundary and not late:
-                continue
-            line = trainer.validate(evaluator, metrics)
-            storage.append_line(folder / "metrics.jsonl", line)
-            board.scalars(line)
-            if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
-                board.pictures(trainer.vae, trainer.dataset, trainer.step)
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                trainer.save(folder)
-                saved = time.perf_counter()
-            if late:
-                break
-    trainer.save(folder)
+            if not pending():  # the terminal may be gone
+                show(trainer, metrics)
+            if trainer.step == boundary or trainer.late:
+                line = trainer.validate(evaluator, metrics)
+                trainer.record(folder, line, console)
+                board.scalars(line)
+                if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
+                    board.pictures(trainer.vae, trainer.dataset, trainer.step)
+            trainer.save_if_due(folder, console)
+        trainer.save(folder)
 
 
 def describe(vae, config: Config, total: int) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ FLOORS = (
         "distributions": ("noise", "errors"),
         "inference": ("distributions", "errors"),
         "schedules": ("domains", "errors"),
+        "signals": (),
         "storage": ("errors",),
         "style": (),
     },
@@ -66,9 +67,9 @@ FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 
 # These answer --help, --list and `report`, so their import may not cost more than the standard library; storage never imports
 # anything else.
-LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "storage")
+LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "signals", "storage")
 LIGHT += ("drawing", "folders", "page", "style")
-ALONE = ("domains", "errors", "storage")
+ALONE = ("domains", "errors", "signals", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
 BANNED = {

@@ -122,6 +122,7 @@ FLAGS = [
     ("--training.minutes", "1.5", "training.minutes", 1.5),
     ("--training.evaluate-every", "2", "training.evaluate_every", 2.0),
     ("--training.patience", "4", "training.patience", 4),
+    ("--training.checkpoint-every", "5", "training.checkpoint_every", 5.0),
     ("--evaluation.samples", "5", "evaluation.samples", 5),
     ("--evaluation.limit", "6", "evaluation.limit", 6),
     ("--devices.precision", "mixed_bfloat16", "devices.precision", "mixed_bfloat16"),
@@ -136,7 +137,7 @@ def test_a_typed_flag_sets_its_leaf_and_nothing_else(flag, word, leaf, value):
     assert leaves(f"{flag}={word}")[leaf] == value
 
 
-SWITCHES = {"--data.dequantize": "data.dequantize"}
+SWITCHES = {"--data.dequantize": "data.dequantize", "--devices.deterministic": "devices.deterministic"}
 
 
 @pytest.mark.parametrize("flag, leaf", SWITCHES.items())

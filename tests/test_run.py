@@ -249,6 +249,40 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_begin(copy, train):
     assert code == 3 and (copy / "report.json").is_file()
 
 
+def test_C21_a_run_that_is_being_trained_is_locked(copy, train):
+    """The same command, or one with --overwrite, while the first is at work."""
+    with runs.lock(copy):
+        for arguments in (TYPED, [*TYPED, "--overwrite"]):
+            code, said = train(*arguments)
+            assert code == 2 and f"locked by pid {os.getpid()}" in said and len(said.splitlines()) <= 6
+    assert (copy / "report.json").is_file()
+    assert train(*TYPED)[0] == 0
+
+
+def test_R3_a_run_without_a_whole_checkpoint_does_not_start_at_zero(copy, train):
+    """Every checkpoint damaged."""
+    for path in copy.glob("checkpoints/*/arrays.npz"):
+        path.write_bytes(path.read_bytes()[:-9])
+    code, said = train(*TYPED, "--training.epochs", "3")
+    assert code == 4 and "--overwrite" in said and "arrays.npz" in said and "Traceback" not in said
+
+
+def test_what_was_decided_by_measuring_is_taken_from_the_run(copy, train, monkeypatch):
+    """jit, say: what another machine or another day would decide does not count."""
+    (copy / "asked.json").write_text((copy / "asked.json").read_text().replace('"jit": "off"', '"jit": "auto"'))
+    typed = [word for word in TYPED if word not in ("--devices.jit", "off")]
+    code, said = train(*typed, "--training.epochs", "3")
+    assert code == 0 and "decided when the run began" in said
+    resolved = config.read(copy / "config.json")
+    assert resolved.devices.jit == "off" and resolved.training.epochs == 3.0
+    assert config.read(copy / "asked.json").devices.jit == "auto"
+
+
+def test_jit_is_decided_and_recorded():
+    resolved, decisions = training.resolve(config.Config(), data.load(config.Config().data))
+    assert resolved.devices.jit == "on" and [text for name, text in decisions if name == "jit"]
+
+
 def test_a_run_too_short_for_one_step_is_no_crash(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said = train(*TYPED, "--training.minutes", "1e-9")

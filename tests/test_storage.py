@@ -9,6 +9,9 @@ import math
 import os
 import random
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 
+ROOT = Path(__file__).parent.parent
 OLD, NEW = {"a.txt": b"old a", "sub/b.bin": b"old b" * 100}, {"a.txt": b"new a, longer", "sub/b.bin": b"new b" * 99, "c": b""}
 
 
@@ -26,19 +30,15 @@ def fast_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # durability itself cannot be tested; the order of the calls is
 
 
-class Crash(BaseException):
-    """The process dies here: nothing that follows reaches the disk."""
-
-
 @contextlib.contextmanager
-def broken_calls(monkeypatch, number, error, once):
-    """The `number`-th file-system call raises `error`, and so do, unless `once`, all calls after it. Yields the list of calls made."""
+def broken_calls(monkeypatch, number, error):
+    """The `number`-th file-system call raises `error`. Yields the list of calls made."""
     calls = []
 
     def wrap(name, function):
         def call(*args, **kwargs):
             calls.append(name)
-            if len(calls) == number or (len(calls) > number and not once):
+            if len(calls) == number:
                 raise error
             return function(*args, **kwargs)
 
@@ -71,15 +71,15 @@ def hidden(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
-def sweep(monkeypatch, start, action, check, error, once):
+def sweep(monkeypatch, start, action, check, error):
     """Do `action` with the k-th file-system call broken, for every k, each time from `start`; how many calls there were. `check` is
     given what was raised and the calls up to the broken one."""
     for number in range(1, 200):
         start()
         try:
-            with broken_calls(monkeypatch, number, error, once) as calls:
+            with broken_calls(monkeypatch, number, error) as calls:
                 action()
-        except (Crash, Refusal, OSError) as raised:
+        except (Refusal, OSError) as raised:
             check(raised, calls[:number])
         if len(calls) < number:
             return len(calls)
@@ -103,7 +103,7 @@ def test_write_json_is_json_that_others_can_read(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "ä"]} and hidden(tmp_path) == []
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Crash(), Refusal("data", "x")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Refusal("data", "x")], ids=repr)
 def test_what_raises_inside_replacing_leaves_the_old_file(error, tmp_path):
     path = tmp_path / "x.bin"
     storage.write(path, b"old")
@@ -114,7 +114,7 @@ def test_what_raises_inside_replacing_leaves_the_old_file(error, tmp_path):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.bin"]
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Crash(), Refusal("data", "x")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), Refusal("data", "x")], ids=repr)
 def test_what_raises_inside_publish_leaves_nothing(error, tmp_path):
     folder = tmp_path / "serving" / "1"
     with pytest.raises(type(error)), storage.publish(folder) as temporary:
@@ -139,24 +139,6 @@ def test_a_folder_left_by_a_killed_process_does_not_leak_into_the_next(tmp_path)
     (tmp_path / ".old-1" / "x").mkdir(parents=True)
     put(tmp_path / "1", NEW)
     assert read(tmp_path / "1") == NEW and os.listdir(tmp_path) == ["1"]
-
-
-def test_every_single_flipped_bit_is_found(tmp_path):
-    put(tmp_path / "1", OLD)
-    chosen = random.Random(0)
-    files = sorted(path for path in (tmp_path / "1").rglob("*") if path.is_file())
-    assert len(files) == 3
-    for number in range(200):
-        path = files[number % 3]
-        good = path.read_bytes()
-        bad = bytearray(good)
-        bad[chosen.randrange(len(bad))] ^= 1 << chosen.randrange(8)
-        path.write_bytes(bad)
-        with pytest.raises(Refusal) as refused:
-            storage.verify(tmp_path / "1")
-        assert refused.value.kind == "model" and str(tmp_path / "1") in str(refused.value)
-        path.write_bytes(good)
-    assert read(tmp_path / "1") == OLD
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "longer", "removed", "a folder"])
@@ -220,36 +202,8 @@ def test_a_file_that_no_manifest_lists_is_found(tmp_path):
         storage.verify(tmp_path / "1")
 
 
-@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
-def test_a_crash_at_any_call_leaves_the_old_or_the_new_file(once, tmp_path, monkeypatch):
-    path = tmp_path / "sub" / "x.txt"
-
-    def check(raised, calls):
-        assert path.read_bytes() in (b"old", b"new"), calls
-        storage.write(path, b"third")
-        assert path.read_bytes() == b"third" and os.listdir(path.parent) == ["x.txt"]
-
-    count = sweep(monkeypatch, lambda: storage.write(path, b"old"), lambda: storage.write(path, b"new"), check, Crash(), once)
-    assert count >= 6
-
-
-@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
-def test_a_crash_at_any_call_leaves_no_half_of_a_new_folder(once, tmp_path, monkeypatch):
-    folder = tmp_path / "serving" / "1"
-
-    def check(raised, calls):
-        assert not folder.exists() or read(folder) == NEW, calls
-        if not folder.exists():
-            put(folder, NEW)
-        storage.sweep(folder.parent)
-        assert read(folder) == NEW and os.listdir(folder.parent) == ["1"]
-
-    count = sweep(monkeypatch, lambda: shutil.rmtree(folder.parent, ignore_errors=True), lambda: put(folder, NEW), check, Crash(), once)
-    assert count >= 15
-
-
 def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
-    with broken_calls(monkeypatch, 0, None, once=True) as calls:
+    with broken_calls(monkeypatch, 0, None) as calls:
         storage.write(tmp_path / "x", b"new")
         assert calls[-5:] == ["open", "fsync", "replace", "open", "fsync"] or calls[-6:] == [
             "open",
@@ -277,7 +231,7 @@ def test_a_full_disk_at_any_call_is_the_environments_fault(tmp_path, monkeypatch
         if not told and calls[-1] not in ("unlink", "rmdir"):  # these need no space
             said.append((calls[-1], repr(raised)))
 
-    sweep(monkeypatch, start, lambda: put(folder, NEW), check, OSError(errno.ENOSPC, "No space left on device"), once=True)
+    sweep(monkeypatch, start, lambda: put(folder, NEW), check, OSError(errno.ENOSPC, "No space left on device"))
     assert said == []
 
 
@@ -292,7 +246,7 @@ def test_a_full_disk_while_writing_a_file_is_the_environments_fault(tmp_path, mo
     def start():
         shutil.rmtree(path.parent, ignore_errors=True)
 
-    sweep(monkeypatch, start, lambda: storage.write(path, b"new"), check, OSError(errno.ENOSPC, "No space left on device"), once=True)
+    sweep(monkeypatch, start, lambda: storage.write(path, b"new"), check, OSError(errno.ENOSPC, "No space left on device"))
     assert said == []
 
 
@@ -367,14 +321,6 @@ def test_no_checkpoint_is_none(tmp_path):
     assert load(tmp_path) == (None, [])
 
 
-def test_the_newest_by_step_number_counts_and_older_ones_are_dropped(tmp_path):
-    save(tmp_path, 9, 10, 99, 100, 1000)
-    for number, path in enumerate(sorted((tmp_path / "checkpoints").iterdir())):
-        os.utime(path, (2e9 - number, 2e9 - number))  # the newest looks the oldest
-    assert load(tmp_path)[0][1] == {"step": 1000}
-    assert len(os.listdir(tmp_path / "checkpoints")) == runs.KEPT
-
-
 def test_a_step_of_nine_digits_is_newer_than_one_of_eight(tmp_path):
     save(tmp_path, 99_999_999, 100_000_000)
     assert load(tmp_path)[0][1] == {"step": 100_000_000}
@@ -400,12 +346,128 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(damage, name,
     assert load(tmp_path)[0][1] == {"step": 5} and load(tmp_path)[1] == []
 
 
-def test_all_checkpoints_damaged_is_none_with_a_word_for_each(tmp_path):
+def test_R1_every_one_of_500_flipped_bits_is_found_and_the_checkpoint_before_used(tmp_path):
+    """One bit flipped anywhere in any file of the newest checkpoint."""
+    save(tmp_path, 5, 10)
+    newest, chosen, found, seen = tmp_path / "checkpoints" / "step_00000010", random.Random(0), 0, set()
+    good = {path.name: path.read_bytes() for path in newest.iterdir()}
+    assert good.keys() == {"arrays.npz", "state.json", storage.MANIFEST}
+    for number in range(500):
+        name = sorted(good)[number % 3]
+        bad = bytearray(good[name])
+        place, bit = chosen.randrange(len(bad)), chosen.randrange(8)
+        bad[place] ^= 1 << bit
+        (newest / name).write_bytes(bad)
+        (values, state), said = load(tmp_path)
+        assert state == {"step": 5} and values["slot/0"] == 5, (name, place, bit)
+        assert len(said) == 1 and str(newest) in said[0] and "using step_00000005" in said[0]
+        assert sorted(os.listdir(newest.parent)) == ["step_00000005", "step_00000010.corrupt"]
+        seen.add((name, place, bit))
+        found += 1
+        newest.with_name("step_00000010.corrupt").rename(newest)
+        (newest / name).write_bytes(good[name])
+    print(f"{found} flips found, {len(seen)} different")
+    assert load(tmp_path)[0][1] == {"step": 10} and found == 500 and len(seen) > 450
+
+
+@pytest.mark.parametrize("newline", ["", " ", "\r\n"])
+def test_R1_a_manifest_that_says_the_same_in_other_bytes_is_damaged(newline, tmp_path):
+    """A MANIFEST changed where JSON does not care."""
+    save(tmp_path, 5)
+    path = tmp_path / "checkpoints" / "step_00000005" / storage.MANIFEST
+    path.write_bytes(path.read_bytes().rstrip() + newline.encode())
+    with pytest.raises(Refusal, match="MANIFEST"):
+        storage.verify(path.parent)
+
+
+def test_R3_all_checkpoints_damaged_is_refused_with_a_reason_for_each(tmp_path):
+    """No checkpoint is whole: nothing is set aside and nothing starts at zero, however often one tries."""
     save(tmp_path, 5, 10)
     for path in (tmp_path / "checkpoints").iterdir():
         flip(path / "arrays.npz")
-    found, said = load(tmp_path)
-    assert found is None and ["step_00000010" in said[0], "step_00000005" in said[1]] == [True, True]
+    for _ in range(2):
+        with pytest.raises(Refusal) as refused:
+            load(tmp_path)
+        message = str(refused.value)
+        assert refused.value.exit_code == 4 and len(message.splitlines()) <= 6
+        assert all(word in message for word in ("step_00000010:", "step_00000005:", "arrays.npz", "--overwrite"))
+        assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000005", "step_00000010"]
+
+
+def test_R3_a_run_whose_only_checkpoint_was_set_aside_is_refused(tmp_path):
+    """Only damaged checkpoints are left."""
+    save(tmp_path, 5, 10)
+    flip(tmp_path / "checkpoints" / "step_00000010" / "arrays.npz")
+    load(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000005")
+    with pytest.raises(Refusal, match="damaged"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("version", [None, 0, runs.CHECKPOINT_FORMAT + 1, "1", [1]], ids=repr)
+def test_R10_a_checkpoint_of_another_format_is_refused_in_plain_words(version, tmp_path):
+    """Written by another release: it is whole, so it is not set aside."""
+    with storage.publish(tmp_path / "checkpoints" / "step_00000010") as folder:
+        np.savez(folder / "arrays.npz", **arrays(10))
+        storage.write_json(folder / "state.json", {"format_version": version, "step": 10})
+    with pytest.raises(Refusal) as refused:
+        load(tmp_path)
+    assert refused.value.exit_code == 4 and "format version" in str(refused.value) and "keras_vae that wrote it" in str(refused.value)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_00000010"]
+
+
+def test_R13_a_value_that_is_not_finite_is_damage(tmp_path):
+    """NaN in a checkpoint that verifies."""
+    save(tmp_path, 5)
+    with storage.publish(tmp_path / "checkpoints" / "step_00000010") as folder:
+        np.savez(folder / "arrays.npz", **{**arrays(10), "weight/0": np.array([1.0, math.nan])})
+        storage.write_json(folder / "state.json", {"format_version": runs.CHECKPOINT_FORMAT, "step": 10})
+    (_, state), said = load(tmp_path)
+    assert state == {"step": 5} and "weight/0 is not finite" in said[0]
+
+
+def test_C24_only_step_numbers_tell_what_is_newest(tmp_path):
+    """The clock jumps back: the newest file has the oldest time."""
+    save(tmp_path, 9, 10, 99, 100, 1000)
+    for number, path in enumerate(sorted((tmp_path / "checkpoints").iterdir())):
+        os.utime(path, (2e9 - number, 2e9 - number))
+    assert load(tmp_path)[0][1] == {"step": 1000}
+    assert len(os.listdir(tmp_path / "checkpoints")) == runs.KEPT == 3
+
+
+HOLD = """
+import sys, time
+from keras_vae import storage
+with storage.lock(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_C21_a_second_process_is_refused_and_told_the_first(tmp_path):
+    """Two processes lock one run; the lock of a killed one (C22) is free at once."""
+    path, environment = tmp_path / "new" / "LOCK", {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        holder = subprocess.Popen([sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE)
+        try:
+            assert holder.stdout.readline() == b"locked\n"
+            with pytest.raises(Refusal) as refused, storage.lock(path):
+                raise AssertionError
+            assert refused.value.exit_code == 2 and f"locked by pid {holder.pid}" in str(refused.value)
+        finally:
+            holder.kill()
+            holder.communicate()
+    with storage.lock(path):
+        assert path.read_text() == str(os.getpid())
+    with storage.lock(path):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_the_environments_fault(tmp_path):
+    (tmp_path / "file").write_text("here first")
+    with pytest.raises(Refusal) as refused, storage.lock(tmp_path / "file" / "LOCK"):
+        raise AssertionError
+    assert refused.value.kind == "environment"
 
 
 def test_a_step_may_be_damaged_twice(tmp_path):
@@ -419,8 +481,8 @@ def test_set_aside_checkpoints_do_not_count_as_kept(tmp_path):
     save(tmp_path, 5, 10)
     flip(tmp_path / "checkpoints" / "step_00000010" / "arrays.npz")
     load(tmp_path)
-    save(tmp_path, 15, 20)
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000010.corrupt", "step_00000015", "step_00000020"]
+    save(tmp_path, 15, 20, 25)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000010.corrupt", "step_00000015", "step_00000020", "step_00000025"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -455,42 +517,8 @@ def test_pickled_objects_in_a_checkpoint_are_not_unpickled(tmp_path):
 
     with storage.publish(tmp_path / "checkpoints" / "step_00000010") as folder:
         np.savez(folder / "arrays.npz", x=np.array([Payload()], dtype=object))
-        storage.write_json(folder / "state.json", {"step": 10})
+        storage.write_json(folder / "state.json", {"format_version": runs.CHECKPOINT_FORMAT, "step": 10})
     assert load(tmp_path)[0][1] == {"step": 5} and not (tmp_path / "called").exists()
-
-
-@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
-def test_a_crash_at_any_call_of_a_save_loses_no_checkpoint(once, tmp_path, monkeypatch):
-    folder, wrong = tmp_path / "run", []
-
-    def start():
-        shutil.rmtree(folder, ignore_errors=True)
-        save(folder, 5, 10)
-
-    def check(raised, calls):
-        (_, state), said = load(folder)
-        if state["step"] < 10 or said:
-            wrong.append((state, said, calls))
-
-    assert sweep(monkeypatch, start, lambda: save(folder, 15), check, Crash(), once) >= 20
-    assert wrong == []
-
-
-@pytest.mark.parametrize("once", [True, False], ids=["cleanup runs", "process dies"])
-def test_what_a_crash_leaves_lying_about_is_gone_after_the_next_saves(once, tmp_path, monkeypatch):
-    folder, left = tmp_path / "run", []
-
-    def start():
-        shutil.rmtree(folder, ignore_errors=True)
-        save(folder, 5, 10)
-
-    def check(raised, calls):
-        save(folder, 20, 25)
-        if sorted(os.listdir(folder / "checkpoints")) != ["step_00000020", "step_00000025"]:
-            left.append((os.listdir(folder / "checkpoints"), calls[-3:]))
-
-    sweep(monkeypatch, start, lambda: save(folder, 15), check, Crash(), once)
-    assert left == []
 
 
 @pytest.mark.parametrize("name", ["a name with spaces", "ünï-cödé", "x=1", "a", "A.b_c-d+e=f@g", "漢字"])
@@ -569,3 +597,32 @@ def test_a_finished_run_that_is_prolonged_and_killed_is_not_finished(tmp_path):
     assert runs.claim(folder, longer, False) is None
     begin(folder, longer)  # and here it is killed
     assert runs.claim(folder, longer, False) is None
+
+
+def test_what_was_decided_when_a_run_began_stays_decided(tmp_path):
+    folder, asked = tmp_path / "run", Config(name="run")
+    decided = override(override(asked, "devices.jit", "off"), "model.encoder", "Dense()")
+    runs.begin(folder, asked, decided, Images(shape=(8, 8, 1), levels=17))
+    longer = override(override(asked, "training.epochs", 200.0), "training.checkpoint_every", 5.0)
+    for typed in (longer, override(longer, "devices.jit", "off")):
+        assert runs.claim(folder, typed, False) is None
+        again = runs.recall(folder, typed)
+        assert again == tuple(
+            override(override(old, "training.epochs", 200.0), "training.checkpoint_every", 5.0) for old in (asked, decided)
+        )
+        runs.begin(folder, *again, Images(shape=(8, 8, 1), levels=17))
+    with pytest.raises(Refusal, match="another configuration"):
+        runs.claim(folder, override(asked, "devices.jit", "on"), False)
+
+
+@pytest.mark.parametrize("name", ["asked.json", "config.json"])
+@pytest.mark.parametrize("content", ["", "[]", '{"format_version": 99}'])
+def test_R10_a_run_whose_configuration_cannot_be_read_is_refused(name, content, tmp_path):
+    """Damaged, or written by another release."""
+    folder, config = tmp_path / "run", Config(name="run")
+    begin(folder, config)
+    (folder / name).write_text(content)
+    for act in (runs.claim, runs.recall):
+        with pytest.raises(Refusal) as refused:
+            act(folder, config, False) if act is runs.claim else act(folder, config)
+        assert refused.value.exit_code == 4 and name in str(refused.value)

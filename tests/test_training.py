@@ -1,6 +1,7 @@
 """The loop: equal to `fit`, however it is cut into calls; continued from a checkpoint bit for bit; patience, rates and averages."""
 
 import contextlib
+import errno
 import math
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from helpers import arrays, difference, equal, in_fresh_process, put
 
 from keras_vae import config as configuration
-from keras_vae import data, evaluation, runs, training
+from keras_vae import data, evaluation, runs, storage, training
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
@@ -160,6 +161,47 @@ def test_a_run_saved_before_its_first_validation_continues(tmp_path):
     loop, resumed = trainer(), trainer()
     run(loop, 2)
     assert_continues(tmp_path, loop, resumed)
+
+
+@pytest.mark.parametrize("change", [{"model__posterior": "Normal(size=4)"}, {"optimizer__algorithm": "SGD"}, {"optimizer__ema": 0.9}])
+def test_R5_a_checkpoint_of_another_model_is_refused(change, tmp_path):
+    """Arrays of other shapes, too few or too many (R12): nothing is restored."""
+    trainer().save(tmp_path)
+    other = trainer(config(**change))
+    before = list(other.arrays().values())
+    with pytest.raises(Refusal) as refused:
+        other.restore(tmp_path, print)
+    assert refused.value.exit_code == 4 and len(str(refused.value).splitlines()) <= 6
+    assert "slot/" in str(refused.value) or "best/" in str(refused.value)
+    assert equal(list(other.arrays().values()), before)
+
+
+def test_the_minutes_of_a_run_are_those_of_all_its_pieces(tmp_path):
+    loop, resumed = trainer(config(training__minutes=5.0)), trainer(config(training__minutes=5.0))
+    loop.began -= 200.0
+    assert not loop.late
+    loop.save(tmp_path)
+    resumed.restore(tmp_path, print)
+    assert 200.0 < resumed.spent < 250.0 and not resumed.late
+    resumed.began -= 100.0
+    assert resumed.late and not resumed.finished  # not before a validation
+    resumed.validate(Told(-1.0), LINE)
+    assert resumed.finished
+
+
+def test_deterministic_ops_give_the_same_bits_as_the_others_do_on_a_cpu(tmp_path):
+    in_fresh_process(
+        """
+import test_training as t
+def weights(loop):
+    t.run(loop, 3, 2)
+    return list(loop.arrays().values())
+options = t.config(**t.NOISY)
+before = weights(t.trainer(options))
+t.training.devices.be_deterministic()
+assert t.equal(weights(t.trainer(options)), before)
+"""
+    )
 
 
 def test_the_model_of_a_run_is_a_file_keras_can_load(tmp_path):
@@ -357,3 +399,95 @@ def test_a_run_ended_by_the_clock_before_its_first_epoch_keeps_what_it_trained(t
     loop.give_best(loop.vae)
     assert equal(arrays(loop.vae.trainable_weights), trained)
     assert trainer().restore(tmp_path, print)
+
+
+# ---- a disk that is full
+
+
+class Full:
+    """A disk that has no room for the checkpoints whose numbers are given."""
+
+    def __init__(self, monkeypatch, *numbers):
+        self.numbers, self.count, self.write = numbers, 0, np.savez
+        monkeypatch.setattr(np, "savez", self.savez)
+
+    def savez(self, file, **arrays):
+        self.count += 1
+        if self.count in self.numbers:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.write(file, **arrays)
+
+
+class Talking(Silent):
+    def __init__(self):
+        self.said = []
+
+    def log(self, text):
+        self.said.append(text)
+
+
+def fit_small(tmp_path):
+    loop, console = trainer(config(training__checkpoint_every=0.0), total=24), Talking()
+    try:
+        training.fit(loop, Told(*range(6)), tmp_path, Silent(), console)
+    finally:
+        assert not list(tmp_path.rglob(".tmp*"))
+    return loop, console.said
+
+
+def test_C15_training_goes_on_while_a_checkpoint_fails_now_and_then(tmp_path, monkeypatch):
+    """No space left on device, twice in a row, three times."""
+    Full(monkeypatch, 2, 3, 5, 6, 8)
+    loop, said = fit_small(tmp_path)
+    assert loop.step == 24 and len(said) == 5 and all("WARNING" in line and "No space" in line for line in said)
+    assert runs.load_checkpoint(tmp_path)[1]["step"] == 24
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_C15_three_failed_checkpoints_in_a_row_end_the_run(after, tmp_path, monkeypatch):
+    """No space left on device, for good: the checkpoint before stays."""
+    full = Full(monkeypatch, *range(after + 1, 100))
+    with pytest.raises(Refusal) as refused:
+        fit_small(tmp_path)
+    assert refused.value.exit_code == 6 and full.count == after + 3
+    assert runs.load_checkpoint(tmp_path)[1]["step"] > 0 and not list(tmp_path.rglob("*.corrupt"))
+
+
+def test_C15_a_last_checkpoint_that_fails_ends_the_run(tmp_path, monkeypatch):
+    """No space left on device at the end of the training."""
+    loop = trainer(config(training__checkpoint_every=1e6), total=8)
+    Full(monkeypatch, 1)
+    with pytest.raises(Refusal) as refused:
+        training.fit(loop, Told(-1.0, -1.0), tmp_path, Silent(), Talking())
+    assert refused.value.exit_code == 6
+
+
+def test_C16_metrics_that_cannot_be_written_are_written_later(tmp_path, monkeypatch):
+    """No space left on device in the middle of a line of metrics.jsonl."""
+    append, seen = storage.append_line, []
+
+    def full(path, value):
+        seen.append(value)
+        if len(seen) == 2:
+            with open(path, "a") as file:
+                file.write('{"st')
+            raise Refusal("environment", "cannot write: No space left on device")
+        append(path, value)
+
+    monkeypatch.setattr(storage, "append_line", full)
+    loop, said = fit_small(tmp_path)
+    assert len(said) == 1 and "WARNING" in said[0] and "metrics.jsonl" in said[0]
+    assert (tmp_path / "metrics.jsonl").read_text() == storage.lines(loop.history) and len(loop.history) == 6
+
+
+def test_checkpoints_come_by_the_clock_and_within_epochs(tmp_path, monkeypatch):
+    full = Full(monkeypatch)
+    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    loop, _ = fit_small(tmp_path)
+    steps = [int(path.name[-8:]) for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert full.count == 24 and len(loop.history) == 6 and steps == [22, 23, 24]
+    rare = Full(monkeypatch)
+    (tmp_path / "rare").mkdir()
+    training.fit(trainer(config(training__checkpoint_every=1e6), total=24), Told(*range(6)), tmp_path / "rare", Silent(), Silent())
+    assert rare.count == 1

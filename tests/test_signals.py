@@ -1,0 +1,123 @@
+"""Signals, in small programs without TensorFlow: where they stop a program, with which exit code, and what they may not cut."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START = """
+import hashlib, os, signal, sys, time
+from keras_vae import command, signals
+signals.GRACE = 1.0
+
+def ready():
+    print("ready", flush=True)
+
+def work(arguments):
+    {work}
+
+command.main(work, ["mnist", "--overwrite", "--name", "a b"])
+{after}
+"""
+STUCK = "ready(); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # minutes in C, where no Python handler can run
+LOOP = """with signals.deferred() as pending:
+        ready()
+        while not pending():
+            time.sleep(0.05)
+        print("commit", flush=True)
+        with signals.commit():
+            {commit}
+            print("committed", flush=True)
+"""
+
+
+def start(work: str, after: str = "", **options) -> subprocess.Popen:
+    """A program that does `work` under `command.main`, once it is there."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    program = subprocess.Popen([sys.executable, "-c", START.format(work=work, after=after)], env=environment, text=True, **options)
+    if program.stdout:
+        assert program.stdout.readline() == "ready\n"
+    return program
+
+
+def end(program) -> tuple[int, str, str, float]:
+    """(exit code, stdout, stderr, seconds) of a program that has to end by itself."""
+    started = time.perf_counter()
+    try:
+        out, error = program.communicate(timeout=20)
+    finally:
+        program.kill()
+    return program.returncode, out, error, time.perf_counter() - started
+
+
+def polite(error: str) -> bool:
+    return len(error.splitlines()) <= 6 and "Traceback" not in error and "mnist --name 'a b'" in error and "--overwrite" not in error
+
+
+NUMBERS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+
+
+@pytest.mark.parametrize("number, code", NUMBERS.items(), ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize("work", ["ready(); time.sleep(60)", STUCK], ids=["in Python", "in C"])
+def test_C13_a_program_that_has_nothing_to_save_leaves_wherever_it_stands(work, number, code):
+    """A signal while Python runs, or while an import or a compiler lets no Python handler run."""
+    program = start(work)
+    program.send_signal(number)
+    found, _, error, seconds = end(program)
+    assert found == code and polite(error) and seconds < (5.0 if work == STUCK else 1.0)
+
+
+@pytest.mark.parametrize("number, code", NUMBERS.items(), ids=lambda value: getattr(value, "name", ""))
+def test_C9_a_loop_ends_by_itself_and_commits(number, code):
+    """A signal in a step."""
+    program = start(LOOP.format(commit="pass"))
+    program.send_signal(number)
+    found, out, error, _ = end(program)
+    assert found == code and out.split() == ["commit", "committed"] and polite(error)
+
+
+@pytest.mark.parametrize("commit", ["time.sleep(3.0)", "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**7)"], ids=["in Python", "in C"])
+@pytest.mark.parametrize("second", NUMBERS, ids=lambda value: value.name)
+def test_C10_a_commit_completes_once_whatever_comes(second, commit):
+    """More signals during a commit that takes longer than the time to leave."""
+    program = start(LOOP.format(commit=commit))
+    program.send_signal(signal.SIGTERM)
+    assert program.stdout.readline() == "commit\n"
+    for number in (signal.SIGTERM, second, second):
+        program.send_signal(number)
+        time.sleep(0.1)
+    found, out, error, _ = end(program)
+    assert found == 75 and out.split() == ["committed"] and polite(error)
+
+
+def test_C12_the_terminal_is_closed():
+    """The terminal goes away: SIGHUP, and from then on printing is an error."""
+    terminal, inside = pty.openpty()
+    work = "try:\n        ready()\n        time.sleep(60)\n    finally:\n        print('x' * 100000, flush=True)"
+    program = start(work, stdin=inside, stdout=inside, stderr=inside, start_new_session=True)
+    os.close(inside)
+    assert b"ready" in os.read(terminal, 100)
+    os.close(terminal)
+    program.send_signal(signal.SIGHUP)
+    assert end(program)[0] == 75
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """nohup python train.py"""
+    program = start("ready(); time.sleep(0.5); print('done')", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    program.send_signal(signal.SIGHUP)
+    found, out, _, _ = end(program)
+    assert found == 0 and out == "done\n"
+
+
+def test_without_a_signal_everything_is_as_before():
+    after = "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.set_wakeup_fd(-1))"
+    found, out, _, _ = end(start("ready()", after))
+    assert found == 0 and out == "True -1\n"
