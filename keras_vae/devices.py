@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 
 import keras
 import tensorflow as tf
@@ -33,6 +34,16 @@ def describe() -> dict[str, str]:
 def accelerators() -> list[str]:
     """The names of what TensorFlow sees beside the processor."""
     return [device.name for device in tf.config.list_physical_devices() if device.device_type != "CPU"]
+
+
+def memory() -> str:
+    """The most memory this process has held so far, on the processor and on each accelerator."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+    parts = [f"{peak / 2**30:.2f} GiB at most so far"]
+    for name in accelerators():
+        held = tf.config.experimental.get_memory_info(name.removeprefix("/physical_device:"))["peak"]
+        parts.append(f"{held / 2**30:.2f} GiB on {name.removeprefix('/physical_device:')}")
+    return ", ".join(parts)
 
 
 def hardware() -> str:

@@ -32,6 +32,22 @@ PRESETS: dict[str, dict[str, object]] = {
     "cifar10": {"data.source": "tfds:cifar10", **COLOUR_IMAGES},
     "svhn": {"data.source": "tfds:svhn_cropped", **COLOUR_IMAGES},
     "celeb_a": {"data.source": "tfds:celeb_a", "data.crop": 148, "data.resize": 64, **COLOUR_IMAGES},  # as the literature has it
+    # 512 x 512 x 3 to 64 numbers: what memory and time it takes on your machine says --dry-run.
+    "faces512": {
+        "data.source": "folder:faces",
+        "data.resize": 512,
+        "data.grey": False,
+        "data.batch_size": 8,
+        "data.augment": "Flip",
+        "model.posterior": "Normal(size=64)",
+        "model.objective": "ELBO(warmup=2000)",
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.warmup": 500,
+        "optimizer.ema": 0.999,
+        "training.steps": 50000,
+        "evaluation.samples": 10,
+        "evaluation.limit": 500,
+    },
     "quick": {"training.epochs": 2.0, "evaluation.samples": 10},
 }
 

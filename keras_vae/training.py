@@ -23,6 +23,10 @@ SKIPS_IN_A_ROW = 20
 # What is chosen where the user says nothing: powers of two for the batch, and bounds that keep a run within minutes to an hour.
 MIN_BATCH, MAX_BATCH, BATCH_ELEMENTS = 8, 128, 2**20
 LEAST_STEPS, MOST_STEPS = 1000, 10000
+TRIED_SECONDS = 5.0  # of steps that a dry run measures
+LINEAR_ELEMENTS = 2**18  # above, the weights of a linear path would outnumber all others
+FEW_RECORDS = 10000  # below, convolutional networks of our sizes learn them by heart
+PATIENCE = 0.2  # of the run
 DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
@@ -340,11 +344,14 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
     while side > 4 and len(widths) < 6:
         widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)
-    reason = f"{elements} elements are few" if small else f"{elements} elements are many"
+    reason = f"{elements:,} elements are few" if small else f"{elements:,} elements are many"
+    few = len(dataset.train) < FEW_RECORDS
+    further = ", linear=True" * (elements <= LINEAR_ELEMENTS) + ", dropout=0.2" * few
+    reason += ", the records few" * (few and not small)
     for part, order in (("encoder", 1), ("decoder", -1)):
         if getattr(config.model, part) == "auto":
-            network = "Dense(widths=(512, 512, 512), connections='residual', normalization='layer')"
-            choices[part] = (network if small else f"Conv(widths={tuple(widths[::order])}, normalization='group', linear=True)"), reason
+            network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
+            choices[part] = "Dense(widths=(512, 512, 512), connections='residual', normalization='layer')" if small else network, reason
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)
@@ -359,14 +366,18 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
 
 
 def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tuple]:
-    """Batch size, length and importance samples where they were left open: path -> (value, reason)."""
+    """Batch size, length, patience and importance samples where they were left open: path -> (value, reason)."""
     count, chosen, size = len(dataset.train), {}, config.data.batch_size
     if size is None:
         size = 2 ** int(math.log2(max(MIN_BATCH, min(MAX_BATCH, count / 10, BATCH_ELEMENTS / elements))))
         chosen["data.batch_size"] = size, f"{count:,} records of {elements:,} elements"
     if config.training.epochs is None and config.training.steps is None:
         steps = min(max(math.ceil(100 * count / min(size, count)), LEAST_STEPS), MOST_STEPS)
-        chosen["training.steps"] = steps, f"{steps * min(size, count) / count:.0f} epochs"
+        epochs = steps * min(size, count) / count
+        chosen["training.steps"] = steps, f"{epochs:.0f} epochs"
+        if config.training.patience is None:
+            patience = max(10, round(PATIENCE * epochs / config.training.evaluate_every))
+            chosen["training.patience"] = patience, "validations without a better ELBO end the run"
     if config.evaluation.samples is None:
         long = 100 * elements * len(dataset.test) > DECODED_ELEMENTS
         chosen["evaluation.samples"] = 10 if long else 100, f"{len(dataset.test):,} test records of {elements:,} elements"
@@ -482,25 +493,39 @@ def list_bad_records(folder: Path, dataset: data.Dataset) -> None:
 
 
 def dry_run(config: Config, console) -> None:
-    """Everything a run would say before its first step, and what it would need."""
+    """Everything a run would say before its first step, and what it would need: time and memory are measured on a few steps."""
     dataset = data.load(config.data, console.log, foreign=True)
     config, decisions = resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
-    total, options = total_steps(config, len(dataset.train)), config.optimizer
-    optimizer = make_optimizer(options, Rate(options.learning_rate, options.warmup, options.decay, total))
-    optimizer.build(vae.trainable_variables)
-    weights = sum(int(np.prod(weight.shape)) * 4 for weight in [*vae.weights, *optimizer.variables])
+    total = total_steps(config, len(dataset.train))
+    console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
+    console.log("measuring a few steps, which are thrown away")
+    trainer = Trainer(vae, dataset, config, total)
+    while trainer.step < 3 or (trainer.seconds["step"] < TRIED_SECONDS and trainer.step < total):
+        trainer.advance(min(total, trainer.step + 2))
+        if trainer.step >= total:
+            break
+    weights = sum(array.nbytes for array in trainer.arrays().values())
     x = (None, *vae.event_shape)
     shapes = f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.posterior.event_shape)}"
     shapes += f" -> features {vae.decoder.compute_output_shape((None, *vae.posterior.event_shape))} -> p(x|z)"
-    resident = sum(split.nbytes for split in (dataset.train, dataset.validation, dataset.test) if records.in_memory(split))
+    seconds = total * trainer.batch_size / trainer.examples_per_second if trainer.examples_per_second else trainer.seconds["compile"]
     needs = [
         ("shapes", shapes),
-        ("memory", f"{resident / 2**20:,.1f} MiB data, {weights / 2**20:,.1f} MiB weights and optimizer"),
-        ("disk", f"{(runs.KEPT + 1) * 2 * weights / 2**20:,.1f} MiB checkpoints at most, in {runs.folder_of(config)}"),
+        ("memory", devices.memory()),
+        ("time", f"{duration(seconds)} for {total:,} steps at {trainer.examples_per_second:,.1f} records/s, validations not counted"),
+        ("disk", f"{(runs.KEPT + 1) * weights / 2**20:,.1f} MiB checkpoints at most, in {runs.folder_of(config)}"),
     ]
-    console.card([*dataset.card(), *decisions, *describe(vae, config, total), *needs])
+    console.card(needs)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, dict]:
@@ -525,6 +550,7 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
             if trainer.step == boundary or trainer.late:
                 line = trainer.validate(evaluator, metrics)
                 trainer.record(folder, line, console)
+                list_bad_records(folder, trainer.dataset)
                 board.scalars(line)
                 if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
                     board.pictures(trainer.vae, trainer.dataset, trainer.step)
