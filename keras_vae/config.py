@@ -112,8 +112,6 @@ class Config:
 RANGES = {
     "seed": (0, 2**31 - 1, True),
     "data.batch_size": (1, 2**20, True),
-    "data.resize": (1, 8192, True),
-    "data.crop": (1, 8192, True),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.clip_norm": (0, 1e30, True),
@@ -173,8 +171,9 @@ def named(config: Config) -> Config:
     if config.name is not None:
         return config
     kind, _, name = config.data.source.partition(":")
-    words = re.sub(r"[^\w.+=@ -]+", "_", Path(name.rstrip("/")).stem if kind != "python" else name.rpartition(":")[2]).lstrip("_. +=@-")
-    return dataclasses.replace(config, name=words[:60] or kind)
+    bare = name.rpartition(":")[2] if kind == "python" else Path(name.rstrip("/")).stem
+    words = (re.sub(r"[^\w.+=@ -]+", "_", text).lstrip("_. +=@-").encode()[:60].decode(errors="ignore") for text in (bare, kind, "run"))
+    return dataclasses.replace(config, name=next(filter(None, words)))
 
 
 COMPONENTS = {
@@ -195,7 +194,7 @@ def check(config: Config) -> Config:
         _check_type(path, value)
         if path == "name" and value is not None:
             check_name(value)
-        if path in RANGES and isinstance(value, int | float):
+        if path in RANGES and value is not None:
             allowed = Range(*RANGES[path])
             if value not in allowed:
                 raise Refusal("usage", f"{path} = {value} is out of range", where=path, why=f"it must be {allowed}")

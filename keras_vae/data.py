@@ -1,6 +1,5 @@
 """Data: the records of a source as a data set, and their order as a pure function of (seed, position)."""
 
-import dataclasses
 import functools
 import hashlib
 import math
@@ -49,7 +48,7 @@ class Dataset:
     classes: tuple[str, ...] = ()  # what the class numbers mean
     notes: tuple = ()  # what the source has to say for the card
     bad: list = field(default_factory=list)  # {"name", "why"} of records left out; grows when more turn up
-    options: configuration.Data = field(default_factory=configuration.Data)  # as given, with what was left open decided
+    decided: dict = field(default_factory=dict)  # options of config.Data that were left open, as decided from the records
     fingerprint: str = ""  # equal for equal records in equal splits
 
     def encoded(self, split: str, start: int = 0, stop: int | None = None) -> tf.Tensor:
@@ -127,7 +126,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         classes=found.classes,
         notes=(*found.notes, *repeated(found)),
         bad=found.bad,
-        options=dataclasses.replace(options, **found.decided),
+        decided=found.decided,
         fingerprint=_fingerprint(found, modality),
     )
 

@@ -88,7 +88,7 @@ def read_config(path: Path) -> Config:
 
 def read_modality(folder: Path) -> Images:
     try:
-        values = json.loads((folder / "modality.json").read_text())
+        values = dict(json.loads((folder / "modality.json").read_text()))
         return Images(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None

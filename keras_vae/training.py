@@ -327,7 +327,8 @@ def total_steps(config: Config, count: int) -> int:
 def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[str, str]]]:
     """The config with every "auto" decided from the data, and each decision with its reason."""
     modality, decisions = dataset.modality, []
-    config = dataclasses.replace(config, data=dataset.options)
+    for path in dataset.decided:
+        config = override(config, f"data.{path}", dataset.decided[path])
     if config.data.batch_size is not None and config.data.batch_size > len(dataset.train):
         decisions.append(("batch", f"all {len(dataset.train):,} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
         config = override(config, "data.batch_size", len(dataset.train))

@@ -197,7 +197,7 @@ MISTAKES = [
     (["--training.epochs", "inf"], "inf", "training.epochs"),
     (["--seed", "-1"], "-1", "seed"),
     (["--data.resize", "64x"], "data.resize", "HEIGHTxWIDTH"),
-    (["--data.crop", "0"], "data.crop", "HEIGHTxWIDTH"),
+    (["--data.crop", "0"], "data.crop", "1 to 8192"),
     (["--data.range", "1..0"], "data.range", "0..1"),
     (["--data.augment", "Flp"], "data.augment", "Flip"),
     (["--data.binarize", "dynamic", "--data.dequantize"], "data.dequantize", "--data.binarize"),

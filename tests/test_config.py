@@ -13,7 +13,8 @@ from keras_vae.config import COMPONENTS, RANGES, Config, check, flatten, from_js
 from keras_vae.errors import Refusal
 
 LEAVES = flatten(Config())
-TEXTS = [path for path in LEAVES if str in typing.get_args(config._hint(path)) or config._hint(path) is str]
+KINDS = {path: {config._hint(path), *typing.get_args(config._hint(path))} for path in LEAVES}
+TEXTS = [path for path in LEAVES if str in KINDS[path] and int not in KINDS[path]]
 
 
 def refusal(function, *arguments) -> Refusal:
@@ -125,7 +126,7 @@ def test_a_section_is_not_replaced_by_a_value(path):
 
 
 def test_every_number_has_a_range():
-    numbers = {path for path in LEAVES if {int, float} & {config._hint(path), *typing.get_args(config._hint(path))}}
+    numbers = {path for path in LEAVES if {int, float} & KINDS[path] and str not in KINDS[path]}
     assert numbers == set(RANGES)
 
 
@@ -228,6 +229,8 @@ def test_G2_a_choice_is_one_of_its_words(path, value, mentioned):
         ("python:my.module:load", "load"),
         ("folder:/a\nb", "a_b"),
         ("folder:" + "x" * 300, "x" * 60),
+        ("folder:" + "漢" * 300, "漢" * 20),
+        ("?:", "run"),
     ],
 )
 def test_a_run_without_a_name_is_called_after_its_data(source, name):

@@ -135,6 +135,8 @@ def ends(domain):
     if kind is tuple:
         inside, outside = ends(typing.get_args(domain)[0])
         return [(value,) for value in inside], [(), [1], *((value,) for value in outside), *((inside[0], value) for value in outside)]
+    if domain is bool:
+        return [True, False], [1, 0, None, "True"]
     number, allowed = domain.__origin__, domain.__metadata__[0]
     if number is int:
         return [allowed.least, allowed.most], [allowed.least - 1, allowed.most + 1, allowed.least + 0.5, "a", None, True, 10**400]

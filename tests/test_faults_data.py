@@ -235,14 +235,14 @@ def test_D12_pictures_of_mixed_sizes_follow_a_stated_rule(tmp_path):
     pictures(tmp_path / "x" / "a", 6, (40, 60))
     pictures(tmp_path / "x" / "b", 6, (70, 50), seed=1)
     dataset = load(f"folder:{tmp_path}/x")
-    assert dataset.modality.shape == (32, 32, 3) and dataset.options.resize == 32
+    assert dataset.modality.shape == (32, 32, 3) and dataset.decided == {"resize": 32, "grey": False}
     notes = dict(dataset.card())
     assert "40x50 to 70x60" in notes["sizes"] and "--data.resize" in notes["sizes"]
     assert load(f"folder:{tmp_path}/x", resize="20x24").modality.shape == (20, 24, 3)
     one = Image.fromarray(np.dstack([np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))] * 3))
     fitted = np.asarray(one.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32)), float)
     one.save(tmp_path / "x" / "a" / "0.png")
-    found = data.read(tmp_path / "x" / "a" / "0.png", dataset.modality, dataset.options)[0]
+    found = data.read(tmp_path / "x" / "a" / "0.png", dataset.modality, Data(source="digits"))[0]
     assert np.abs(found.astype(float) - fitted).mean() < 4, "covers the square, aspect kept, the middle is kept"
 
 
