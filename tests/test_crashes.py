@@ -21,6 +21,11 @@ REAL = {name: getattr(os, name) for name in ("open", "mkdir", "rename", "replace
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # buffers of the dead
 
 
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # what was synced is known to `Disk`, and the rest need not be
+
+
 class Dead(BaseException):
     """What a call raises at the moment of the crash and, unless it was a mere exception, ever after."""
 
