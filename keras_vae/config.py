@@ -29,7 +29,7 @@ class Data:
     range: str | None = None  # "0..1": what the least and greatest value may be, for values that are no grey levels; None = as they look
     binarize: Literal["none", "dynamic"] = "none"  # dynamic = every visit draws each pixel anew with probability = its grey level
     dequantize: bool = False  # spread each grey level evenly over its width, drawn anew at every visit
-    augment: str | None = None  # what may happen to a training record, as in "Flip, Shift(pixels=2)"; see --list augmentations
+    augment: str = "auto"  # what may happen to a training record, as in "Flip, Shift(pixels=2)", or "none"; see --list augmentations
     on_bad_record: Literal["error", "skip"] = "error"  # skip = leave out what cannot be read, up to 1 % (or ten), and list it
 
 
@@ -66,7 +66,7 @@ class Training:
     """How long; the first limit reached ends the run. `steps` also fixes the length of the learning-rate decay."""
 
     epochs: float | None = None
-    steps: int | None = None  # with neither epochs nor steps: 100 epochs, but at least 2,000 and at most 10,000 steps
+    steps: int | None = None  # with neither epochs nor steps: 100 epochs, but at least 1,000 and at most 3,000 steps
     minutes: float | None = None
     evaluate_every: float = 1.0  # epochs between validations
     patience: int | None = None  # validations without a better ELBO before stopping; None = never stop early
@@ -206,7 +206,7 @@ def check(config: Config) -> Config:
     for path, kind in COMPONENTS.items():
         text = flatten(config)[path]
         listed = kind == "augmentation"
-        for part in () if text in (None, "auto") else components.split(text) if listed else (text,):
+        for part in () if text == "auto" or (listed and text == "none") else components.split(text) if listed else (text,):
             components.check(kind, *components.parse(part, path), path)
     return config
 

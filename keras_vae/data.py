@@ -141,7 +141,7 @@ def _fingerprint(found, modality: Images) -> str:
 
 def augmentation(options: configuration.Data):
     """(raw, seed) -> raw: the components of `data.augment`, one after the other."""
-    made = [components.make("augmentation", text) for text in components.split(options.augment or "") if text]
+    made = [components.make("augmentation", text) for text in components.split(options.augment) if text not in ("auto", "none")]
 
     def augment(raw, seed):
         for number, change in enumerate(made):

@@ -22,10 +22,10 @@ FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20
 # What is chosen where the user says nothing: powers of two for the batch, and bounds that keep a run within minutes to an hour.
 MIN_BATCH, MAX_BATCH, BATCH_ELEMENTS = 8, 128, 2**20
-LEAST_STEPS, MOST_STEPS = 1000, 10000
+LEAST_STEPS, MOST_STEPS = 1000, 3000
 TRIED_SECONDS = 5.0  # of steps that a dry run measures
 LINEAR_ELEMENTS = 2**18  # above, the weights of a linear path would outnumber all others
-FEW_RECORDS = 10000  # below, convolutional networks of our sizes learn them by heart
+FEW_RECORDS = 10000  # below, they are moved about a little
 PATIENCE = 0.2  # of the run
 DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
@@ -346,9 +346,12 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
         widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)
     reason = f"{elements:,} elements are few" if small else f"{elements:,} elements are many"
-    few = len(dataset.train) < FEW_RECORDS
-    further = ", linear=True" * (elements <= LINEAR_ELEMENTS) + ", dropout=0.2" * few
-    reason += ", the records few" * (few and not small)
+    further = ", linear=True" * (elements <= LINEAR_ELEMENTS)
+    if config.data.augment == "auto":
+        few = len(dataset.train) < FEW_RECORDS and not small
+        augment = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})" if few else "none"
+        config = override(config, "data.augment", augment)
+        decisions += [("augment", f"{augment}  ({len(dataset.train):,} records are few: a network learns them by heart)")] * few
     for part, order in (("encoder", 1), ("decoder", -1)):
         if getattr(config.model, part) == "auto":
             network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
