@@ -1,7 +1,6 @@
 """Training: the loop (`Trainer`) and the story of a run (`train`)."""
 
 import contextlib
-import dataclasses
 import math
 import shlex
 import sys

@@ -138,16 +138,21 @@ def test_every_member_is_made_without_options_and_described_back(kind, name):
     made = components.make(kind, name)
     assert components.describe(made) == f"{name}()"
     for option, value in real_options(type(made)).items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and option not in (
-            "momentum",
-            "final",
-            "l1",
-            "l2",
-            "dropout",
-            "beta",
-            "factor",
-            "probability",
-            "least",
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and option
+            not in (
+                "momentum",
+                "final",
+                "l1",
+                "l2",
+                "dropout",
+                "beta",
+                "factor",
+                "probability",
+                "least",
+            )
         ):
             text = f"{name}({option}={value + 1!r})"
             assert components.describe(components.make(kind, text)) == text
