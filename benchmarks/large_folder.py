@@ -20,7 +20,7 @@ from PIL import Image
 CHILD = """
 import json, os, sys, time
 began = float(sys.argv[2])
-from keras_vae import data, runs, training
+from keras_vae import choices, data, runs, training
 from keras_vae.command import load_tensorflow, parse, plain
 load_tensorflow()
 from keras_vae.noise import Seed
@@ -32,7 +32,7 @@ def resident():
 config = plain(parse(["--data.source", f"folder:{sys.argv[1]}"]))
 dataset = data.load(config.data)
 found = time.time() - began
-config, _ = training.resolve(config, dataset)
+config, _ = choices.resolve(config, dataset)
 vae = runs.build(config, dataset.modality)
 vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0)))
 trainer = training.Trainer(vae, dataset, config, 200)

@@ -103,17 +103,15 @@ def main(program, arguments: list[str] | None = None) -> None:
     try:
         with signals.handled(lambda: farewell(arguments)):
             program(arguments)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt, signals.Interrupted) as error:
+        if not isinstance(error, Refusal) and (signals.pending() or isinstance(error, KeyboardInterrupt)):
+            farewell(arguments)  # whatever the error: with the terminal gone, printing is one
+            sys.exit(signals.CODES[signals.pending() or signal.SIGINT])
         refusal = error if isinstance(error, Refusal) else environment.explain(error)
         if refusal is None or "--debug" in arguments:
             raise
         print(refusal, file=sys.stderr)
         sys.exit(refusal.exit_code)
-    except (KeyboardInterrupt, signals.Interrupted, OSError) as error:
-        if isinstance(error, OSError) and not signals.pending():  # with the terminal gone, printing is an error
-            raise
-        farewell(arguments)
-        sys.exit(signals.CODES[signals.pending() or signal.SIGINT])
 
 
 def farewell(arguments: list[str]) -> None:

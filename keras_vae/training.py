@@ -11,22 +11,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, folders, page, records, report, runs, schedules, serving, signals, storage
-from keras_vae.config import Config, flatten, override
+from keras_vae import (
+    choices,
+    components,
+    data,
+    devices,
+    evaluation,
+    folders,
+    page,
+    records,
+    report,
+    runs,
+    schedules,
+    serving,
+    signals,
+    storage,
+)
+from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
 CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
 FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20
-# What is chosen where the user says nothing: powers of two for the batch, and bounds that keep a run within minutes to an hour.
-MIN_BATCH, MAX_BATCH, BATCH_ELEMENTS = 8, 128, 2**20
-LEAST_STEPS, MOST_STEPS = 1000, 3000
 TRIED_SECONDS = 5.0  # of steps that a dry run measures
-LINEAR_ELEMENTS = 2**18  # above, the weights of a linear path would outnumber all others
-FEW_RECORDS = 10000  # below, they are moved about a little
-PATIENCE = 0.2  # of the run
-DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
 
@@ -316,92 +324,6 @@ class Trainer:
             weight.assign(value)
 
 
-def total_steps(config: Config, count: int) -> int:
-    """The steps of a run of `count` records: the first reached of `steps` and `epochs`."""
-    per_epoch = count / min(config.data.batch_size, count)
-    limits = [config.training.steps, config.training.epochs and math.ceil(config.training.epochs * per_epoch)]
-    return min(limit for limit in limits if limit is not None)
-
-
-def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[str, str]]]:
-    """The config with every "auto" decided from the data, and each decision with its reason."""
-    modality, decisions = dataset.modality, []
-    for path in dataset.decided:
-        config = override(config, f"data.{path}", dataset.decided[path])
-    if config.data.batch_size is not None and config.data.batch_size > len(dataset.train):
-        decisions.append(("batch", f"all {len(dataset.train):,} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
-        config = override(config, "data.batch_size", len(dataset.train))
-    elements, choices = math.prod(modality.shape), {}
-    if config.model.likelihood == "auto":
-        if modality.x_levels == 2:
-            choices["likelihood"] = "Bernoulli()", "the data is binary"
-        elif modality.x_levels <= 32:
-            choices["likelihood"] = f"Binomial(levels={modality.x_levels})", f"the data has {modality.x_levels} grey levels"
-        else:
-            choices["likelihood"] = "Normal(sigma='optimal')", f"the data has {modality.x_levels} levels, nearly continuous"
-    small = elements <= 1024
-    widths, side = [], max(modality.shape[:2])
-    while side > 4 and len(widths) < 6:
-        widths.append(min(256, 16 * 2 ** len(widths)))
-        side = -(-side // 2)
-    reason = f"{elements:,} elements are few" if small else f"{elements:,} elements are many"
-    further = ", linear=True" * (elements <= LINEAR_ELEMENTS)
-    if config.data.augment == "auto":
-        few = len(dataset.train) < FEW_RECORDS and not small
-        augment = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})" if few else "none"
-        config = override(config, "data.augment", augment)
-        decisions += [("augment", f"{augment}  ({len(dataset.train):,} records are few: a network learns them by heart)")] * few
-    for part, order in (("encoder", 1), ("decoder", -1)):
-        if getattr(config.model, part) == "auto":
-            network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
-            choices[part] = "Dense(widths=(512, 512, 512), connections='residual', normalization='layer')" if small else network, reason
-    for part, (text, why) in choices.items():
-        decisions.append((part, f"{text}  ({why})"))
-        config = override(config, f"model.{part}", text)
-    if config.devices.jit == "auto":
-        choice, why = _jit(config)
-        decisions.append(("jit", f"{choice}  ({why})"))
-        config = override(config, "devices.jit", choice)
-    for path, (value, why) in _sizes(config, dataset, elements).items():
-        decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
-        config = override(config, path, value)
-    return config, decisions
-
-
-def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tuple]:
-    """Batch size, length, patience and importance samples where they were left open: path -> (value, reason)."""
-    count, chosen, size = len(dataset.train), {}, config.data.batch_size
-    if size is None:
-        size = 2 ** int(math.log2(max(MIN_BATCH, min(MAX_BATCH, count / 10, BATCH_ELEMENTS / elements))))
-        chosen["data.batch_size"] = size, f"{count:,} records of {elements:,} elements"
-    if config.training.epochs is None and config.training.steps is None:
-        steps = min(max(math.ceil(100 * count / min(size, count)), LEAST_STEPS), MOST_STEPS)
-        epochs = steps * min(size, count) / count
-        chosen["training.steps"] = steps, f"{epochs:.0f} epochs"
-        if config.training.patience is None:
-            patience = max(10, round(PATIENCE * epochs / config.training.evaluate_every))
-            chosen["training.patience"] = patience, "validations without a better ELBO end the run"
-    if config.evaluation.samples is None:
-        long = 100 * elements * len(dataset.test) > DECODED_ELEMENTS
-        chosen["evaluation.samples"] = 10 if long else 100, f"{len(dataset.test):,} test records of {elements:,} elements"
-    return chosen
-
-
-def _jit(config: Config) -> tuple[str, str]:
-    """Whether XLA compiles the whole step, and why."""
-    convolutions = any(components.parse(text)[0] == "Conv" for text in (config.model.encoder, config.model.decoder))
-    if convolutions and not devices.accelerators():
-        return "off", "on a CPU its convolutions are slower than TensorFlow's own"
-    return "on", "XLA compiles the whole step"
-
-
-def recalled(asked: Config, config: Config) -> list[tuple[str, str]]:
-    """What was decided when a run began: the card's lines when it is continued."""
-    before = flatten(asked)
-    changed = {path: value for path, value in flatten(config).items() if value != before[path]}
-    return [(path.rpartition(".")[2], f"{value}  (decided when the run began)") for path, value in changed.items()]
-
-
 def train(config: Config, console, overwrite: bool = False) -> dict:
     """The story of a run, from data to a verified SavedModel, by one process at a time; returns the report."""
     folder = runs.folder_of(config)
@@ -419,15 +341,15 @@ def _train(folder: Path, config: Config, console, overwrite: bool) -> dict:
     asked, decided = config, []
     if runs.begun(folder) and not overwrite:
         asked, config = runs.recall(folder, config)
-        decided = recalled(asked, config)
+        decided = choices.recalled(asked, config)
     if config.devices.deterministic:
         devices.be_deterministic()
     dataset = data.load(config.data, console.log, foreign=True)
-    config, decisions = resolve(config, dataset)
+    config, decisions = choices.resolve(config, dataset)
     data_seconds = time.perf_counter() - started
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
-    total = total_steps(config, len(dataset.train))
+    total = choices.total_steps(config, len(dataset.train))
     card = [*dataset.card(), *decided, *decisions, *describe(vae, config, total)]
     console.card(card)
     trainer = Trainer(vae, dataset, config, total)
@@ -498,10 +420,10 @@ def list_bad_records(folder: Path, dataset: data.Dataset) -> None:
 def dry_run(config: Config, console) -> None:
     """Everything a run would say before its first step, and what it would need: time and memory are measured on a few steps."""
     dataset = data.load(config.data, console.log, foreign=True)
-    config, decisions = resolve(config, dataset)
+    config, decisions = choices.resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
-    total = total_steps(config, len(dataset.train))
+    total = choices.total_steps(config, len(dataset.train))
     console.card([*dataset.card(), *decisions, *describe(vae, config, total)])
     console.log("measuring a few steps, which are thrown away")
     trainer = Trainer(vae, dataset, config, total)

@@ -58,7 +58,7 @@ FLOORS = (
         "command": (),
     },
     {"vae": (), "hierarchical": ()},
-    {"__init__": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": (), "page": ()},
+    {"__init__": (), "choices": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": (), "page": ()},
     {"training": ()},
     {"__main__": (), "launch": (), "tuning": ()},
     {"train.py": (), "tune.py": ()},

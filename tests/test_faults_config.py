@@ -21,7 +21,7 @@ import tensorflow as tf
 from helpers import build
 from keras.src import activations
 
-from keras_vae import command, components, config, data, domains, environment, objectives, posteriors, runs, training
+from keras_vae import choices, command, components, config, data, domains, environment, objectives, posteriors, runs
 from keras_vae.__main__ import program
 from keras_vae.config import COMPONENTS, RANGES, Config, check, flatten, from_json, override
 from keras_vae.domains import Range
@@ -269,14 +269,14 @@ def test_G3_more_stages_than_the_image_allows_are_refused(kind, shape, most):
     build(shape, **{kind: f"Conv(widths={(2,) * most}, features=2)"})
     widths, size = (2,) * (most + 1), f"{shape[0]} x {shape[1]}"
     model = override(Config(), f"model.{kind}", f"Conv(widths={widths})")
-    model = training.resolve(model, dataset(shape))[0]
+    model = choices.resolve(model, dataset(shape))[0]
     refused(runs.build, model, Images(shape), mentions=[f"model.{kind}", f"widths = {widths}", size, f"at most {most} widths"])
 
 
 def test_G3_an_image_of_one_pixel_has_no_stages():
     """Convolutions on an image of one pixel"""
     model = override(Config(), "model.encoder", "Conv(widths=(2,))")
-    refused(runs.build, training.resolve(model, dataset((1, 1, 3)))[0], Images((1, 1, 3)), mentions=["1 x 1", "use Dense"])
+    refused(runs.build, choices.resolve(model, dataset((1, 1, 3)))[0], Images((1, 1, 3)), mentions=["1 x 1", "use Dense"])
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def dataset(shape=(4, 4, 1)) -> data.Dataset:
 def test_G8_a_batch_larger_than_the_data_is_all_of_it(batch_size, used):
     """A batch is larger than the data: it is all of the data, every epoch is a step, and the card says so"""
     asked = override(override(Config(), "data.batch_size", batch_size), "training.epochs", 3)
-    resolved, decisions = training.resolve(asked, dataset())
-    assert resolved.data.batch_size == used and training.total_steps(resolved, 40) == math.ceil(3 * 40 / used)
+    resolved, decisions = choices.resolve(asked, dataset())
+    assert resolved.data.batch_size == used and choices.total_steps(resolved, 40) == math.ceil(3 * 40 / used)
     assert (f"data.batch_size = {batch_size:,}" in dict(decisions).get("batch", "")) == (batch_size > 40)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import command, config, data, evaluation, page, runs, serving, storage, training
+from keras_vae import choices, command, config, data, evaluation, page, runs, serving, storage, training
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -279,7 +279,7 @@ def test_what_was_decided_by_measuring_is_taken_from_the_run(copy, train, monkey
 
 
 def test_jit_is_decided_and_recorded():
-    resolved, decisions = training.resolve(config.Config(), data.load(config.Config().data))
+    resolved, decisions = choices.resolve(config.Config(), data.load(config.Config().data))
     assert resolved.devices.jit == "on" and [text for name, text in decisions if name == "jit"]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_vae import choices, data, records, runs, training
 from keras_vae import config as configuration
-from keras_vae import data, records, runs, training
 from keras_vae.config import Data, override
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
@@ -243,7 +243,7 @@ def trained(dataset, calls=(3, 1, 9)):
     config = configuration.Config()
     for path, value in {**SMALL, "devices.jit": "off", "data.batch_size": 16, "data.augment": "Flip, Shift(pixels=1)"}.items():
         config = override(config, path, value)
-    config, _ = training.resolve(config, dataset)
+    config, _ = choices.resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0)))
     loop = training.Trainer(vae, dataset, config, sum(calls))

@@ -559,7 +559,7 @@ def test_a_run_may_not_be_called_so(name, tmp_path, monkeypatch):
 
 
 def begin(folder, config):
-    runs.begin(folder, config, override(config, "model.encoder", "Dense()"), Images(shape=(8, 8, 1), levels=17))
+    runs.begin(folder, config, override(config, "model.encoder", "Dense()"), Images(shape=(8, 8, 1), levels=17), "fingerprint")
 
 
 def test_a_folder_is_claimed_for_one_configuration(tmp_path):
@@ -602,7 +602,7 @@ def test_a_finished_run_that_is_prolonged_and_killed_is_not_finished(tmp_path):
 def test_what_was_decided_when_a_run_began_stays_decided(tmp_path):
     folder, asked = tmp_path / "run", Config(name="run")
     decided = override(override(asked, "devices.jit", "off"), "model.encoder", "Dense()")
-    runs.begin(folder, asked, decided, Images(shape=(8, 8, 1), levels=17))
+    runs.begin(folder, asked, decided, Images(shape=(8, 8, 1), levels=17), "fingerprint")
     longer = override(override(asked, "training.epochs", 200.0), "training.checkpoint_every", 5.0)
     for typed in (longer, override(longer, "devices.jit", "off")):
         assert runs.claim(folder, typed, False) is None
@@ -610,7 +610,7 @@ def test_what_was_decided_when_a_run_began_stays_decided(tmp_path):
         assert again == tuple(
             override(override(old, "training.epochs", 200.0), "training.checkpoint_every", 5.0) for old in (asked, decided)
         )
-        runs.begin(folder, *again, Images(shape=(8, 8, 1), levels=17))
+        runs.begin(folder, *again, Images(shape=(8, 8, 1), levels=17), "fingerprint")
     with pytest.raises(Refusal, match="another configuration"):
         runs.claim(folder, override(asked, "devices.jit", "on"), False)
 
