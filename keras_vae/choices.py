@@ -60,7 +60,7 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
 
 
 def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tuple]:
-    """Batch size, length, patience and importance samples where they were left open: path -> (value, reason)."""
+    """Batch size, length, patience, learning rate and importance samples where they were left open: path -> (value, reason)."""
     count, chosen, size = len(dataset.train), {}, config.data.batch_size
     if size is None:
         size = 2 ** int(math.log2(max(MIN_BATCH, min(MAX_BATCH, count / 10, BATCH_ELEMENTS / elements))))
@@ -72,6 +72,9 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tu
         if config.training.patience is None:
             patience = max(10, round(PATIENCE * epochs / config.training.evaluate_every))
             chosen["training.patience"] = patience, "validations without a better ELBO end the run"
+    if config.optimizer.learning_rate is None:
+        linear = any(components.parse(text)[1].get("linear") for text in (config.model.encoder, config.model.decoder))
+        chosen["optimizer.learning_rate"] = (5e-4, "the networks start at PCA") if linear else (1e-3, "the usual")
     if config.evaluation.samples is None:
         long = 100 * elements * len(dataset.test) > DECODED_ELEMENTS
         chosen["evaluation.samples"] = 10 if long else 100, f"{len(dataset.test):,} test records of {elements:,} elements"

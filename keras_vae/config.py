@@ -53,7 +53,7 @@ class Optimizer:
         "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam", "RMSprop", "SGD",
         "ScheduleFreeAdamW",
     ] = "Adam"  # fmt: skip
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None  # None = 1e-3, or 5e-4 for networks that start at PCA: faster steps would undo it
     warmup: int = 100  # steps
     decay: str = "Cosine()"
     clip_norm: float = 100.0  # on the global norm of the mean gradient; 0 = off

@@ -235,7 +235,7 @@ def test_the_options_that_are_not_the_defaults_are_marked(run):
     marked = [
         " ".join(row.itertext()) for row in tree(run("other", {"optimizer.learning_rate": 0.5})).iter("tr") if row.get("class") == "chosen"
     ]
-    assert marked == ["optimizer.learning_rate 0.5 default: 0.001"]
+    assert marked == ["optimizer.learning_rate 0.5 default: none"]
     assert "Every option has its default." in text(run())
 
 
@@ -243,7 +243,7 @@ def test_several_runs_stand_side_by_side_with_the_options_that_differ(run):
     first, second = run("first"), run("second", {"optimizer.learning_rate": 0.5}, test={**FIGURES, "log_likelihood": -80.0})
     root = tree(first, second)
     table = next(table for table in root.iter("table") if table.get("class") == "words")
-    assert [" ".join(row.itertext()).split() for row in table.find("tbody")] == [["optimizer.learning_rate", "0.001", "0.5"]]
+    assert [" ".join(row.itertext()).split() for row in table.find("tbody")] == [["optimizer.learning_rate", "none", "0.5"]]
     best = [cell.text for cell in root.iter("td") if cell.get("class") == "best"]
     assert best == ["−80.00"]
     assert len(list(root.iter("img"))) == 12 and len(list(root.iter("h4"))) > 10

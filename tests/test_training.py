@@ -12,10 +12,11 @@ from helpers import arrays, difference, equal, in_fresh_process, put
 
 from keras_vae import config as configuration
 from keras_vae import data, evaluation, runs, storage, training
+from keras_vae.choices import total_steps
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
-from keras_vae.training import Rate, Trainer, Watch, total_steps
+from keras_vae.training import Rate, Trainer, Watch
 
 SHAPE, BATCH = (4, 4, 1), 16
 TINY = {"encoder": "Dense(widths=(8,))", "decoder": "Dense(widths=(8,))", "posterior": "Normal(size=3)", "likelihood": "Normal()"}
@@ -47,7 +48,8 @@ def dataset(modality=None) -> data.Dataset:
 
 def config(**changes) -> configuration.Config:
     """A tiny run without jit; `changes` are paths with __ for the dot."""
-    default = {"data.batch_size": BATCH, "devices.jit": "off", "seed": 3, "name": "test", "optimizer.warmup": 2}
+    default = {"data.batch_size": BATCH, "devices.jit": "off", "seed": 3, "name": "test"}
+    default |= {"optimizer.warmup": 2, "optimizer.learning_rate": 1e-3}
     default |= {f"model.{part}": text for part, text in TINY.items()}
     result = configuration.Config()
     for path, value in {**default, **{path.replace("__", "."): value for path, value in changes.items()}}.items():
