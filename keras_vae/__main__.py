@@ -55,7 +55,7 @@ def reconstruct(
     from keras_vae import report
 
     raw = _records(loaded, input, split, count)
-    answer = loaded.modality.decode(_batched(loaded.vae.reconstruct, loaded.modality.encode(raw))).numpy()
+    answer = _batched(loaded, raw, lambda x, _: loaded.modality.decode(loaded.vae.reconstruct(x)))
     picture = report.pairs(loaded.modality.decode(loaded.modality.encode(raw[:40])).numpy(), answer[:40])
     _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(raw)))
 
@@ -79,7 +79,7 @@ def encode(
     """
     loaded = _load(run)
     raw = _records(loaded, input, split, count)
-    _write(loaded, output, "codes", _batched(loaded.vae.encode, loaded.modality.encode(raw)))
+    _write(loaded, output, "codes", _batched(loaded, raw, lambda x, _: loaded.vae.encode(x)))
 
 
 def score(
@@ -107,7 +107,7 @@ def score(
     loaded = _load(run)
     raw = _records(loaded, input, split, count)
     batch = max(1, 4000 // samples)
-    bound = _batched(lambda x: loaded.vae.log_likelihood(x, samples, _seed(seed)), loaded.modality.encode(raw), batch)
+    bound = _batched(loaded, raw, lambda x, row: loaded.vae.log_likelihood(x, samples, _seed(seed), row), batch)
     print(f"mean {-bound.mean():.3f} nats over {len(bound)} records, K = {samples}")
     _write(loaded, output, "scores", -bound)
 
@@ -142,13 +142,13 @@ def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples
         limit: use only so many records.
     """
     loaded = _load(run)
-    from keras_vae import data, evaluation, report
+    from keras_vae import evaluation, report
     from keras_vae.console import Console
 
     console = Console()
     samples = loaded.config.evaluation.samples if samples is None else samples
     _at_least(1, samples=samples, limit=1 if limit is None else limit)
-    dataset = data.load(loaded.config.data, console.log)
+    dataset = _dataset(loaded)
     evaluator = evaluation.Evaluator(loaded.vae, dataset)
     total = min(len(getattr(dataset, split)), limit or len(getattr(dataset, split)))
     with console.progress("evaluating", total) as advance:
@@ -217,14 +217,26 @@ def _records(loaded, path: Path | None, split: str, count: int | None):
     if count is not None:
         _at_least(1, count=count)
     if path is None:
-        return getattr(data.load(loaded.config.data), split)[:count]
-    return data.read(path, loaded.modality, loaded.config.data)[:count]
+        return getattr(_dataset(loaded), split)[:count]
+    return data.read(path, loaded.modality, loaded.config.data, count)
 
 
-def _batched(function, x, batch: int = BATCH):
+def _dataset(loaded):
+    """The run's own data. `Refusal` (model) if it is not what the run was trained on: its test records may have been training records."""
+    from keras_vae import data, runs
+
+    dataset = data.load(loaded.config.data)
+    if dataset.fingerprint != runs.read_fingerprint(loaded.folder):
+        fix = "bring the old data back; reconstruct, encode and score take other records with --input"
+        raise Refusal("model", "the data has changed since the run was trained", where=loaded.config.data.source, fix=fix)
+    return dataset
+
+
+def _batched(loaded, raw, function, batch: int = BATCH):
+    """`function(x, first row)` over raw records, a batch at a time."""
     import numpy as np
 
-    return np.concatenate([function(x[start : start + batch]).numpy() for start in range(0, len(x), batch)])
+    return np.concatenate([function(loaded.modality.encode(raw[row : row + batch]), row).numpy() for row in range(0, len(raw), batch)])
 
 
 def _write(loaded, output: Path | None, name: str, array, picture=None, columns: int | None = None) -> None:

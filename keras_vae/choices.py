@@ -26,10 +26,11 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
     if config.model.likelihood == "auto":
         if modality.x_levels == 2:
             choices["likelihood"] = "Bernoulli()", "the data is binary"
-        elif modality.x_levels <= 32:
+        elif 0 < modality.x_levels <= 32:
             choices["likelihood"] = f"Binomial(levels={modality.x_levels})", f"the data has {modality.x_levels} grey levels"
         else:
-            choices["likelihood"] = "Normal(sigma='optimal')", f"the data has {modality.x_levels} levels, nearly continuous"
+            nearly = f"has {modality.x_levels} levels, nearly continuous" if modality.x_levels else "is continuous"
+            choices["likelihood"] = "Normal(sigma='optimal')", f"the data {nearly}"
     small = elements <= 1024
     widths, side = [], max(modality.shape[:2])
     while side > 4 and len(widths) < 6:
@@ -39,7 +40,8 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
     further = ", linear=True" * (elements <= LINEAR_ELEMENTS)
     if config.data.augment == "auto":
         few = len(dataset.train) < FEW_RECORDS and not small
-        augment = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})" if few else "none"
+        shift = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})"
+        augment = (f"Flip, {shift}" if modality.shape[-1] == 3 else shift) if few else "none"  # colour: photographs; grey may be letters
         config = override(config, "data.augment", augment)
         decisions += [("augment", f"{augment}  ({len(dataset.train):,} records are few: a network learns them by heart)")] * few
     for part, order in (("encoder", 1), ("decoder", -1)):

@@ -3,10 +3,12 @@
 import functools
 import hashlib
 import math
+import os
 import queue
 import sys
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +18,7 @@ from keras_vae import config as configuration
 from keras_vae.errors import Refusal, nearest
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
-from keras_vae.records import SPLITS, complete, in_memory, repeated
+from keras_vae.records import SPLITS, complete, keep_apart, repeated
 from keras_vae.sources import arrays, digits, folder, tfds
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
@@ -32,6 +34,7 @@ SOURCES = {
     "tfds": tfds.find,
     "python": arrays.find_python,
 }
+HONOURED = {"digits": (), "folder": ("resize", "crop", "grey"), "tfds": ("resize", "crop", "grey")}  # options of one's own choosing
 WRITTEN = ("digits", "folder:DIR", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
 
@@ -66,7 +69,7 @@ class Dataset:
     @functools.cached_property
     def sample(self) -> np.ndarray:
         """Training records that stand for all where a look at each would take long."""
-        return self.some("train", 10000 if in_memory(self.train) else 2000)
+        return self.some("train", 5000)
 
     def card(self) -> list[tuple[str, str]]:
         """What a person should see before training."""
@@ -101,11 +104,16 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
     for the name, data for the content, environment for the network)."""
     kind, _, name = options.source.partition(":")
     if kind not in SOURCES or bool(name) == (kind == "digits"):
-        raise Refusal("usage", f"unknown data source {options.source!r}: {nearest(kind, WRITTEN)}", where="data.source")
+        meant = "folder" if os.path.isdir(options.source) else Path(options.source).suffix[1:]
+        fix = f"--data.source {meant}:{options.source}" if os.path.exists(options.source) and meant in SOURCES else ""
+        raise Refusal("usage", f"unknown data source {options.source!r}: {nearest(kind, WRITTEN)}", where="data.source", fix=fix)
     module = name.rpartition(":")[0]
     if kind == "python" and not foreign and module not in sys.modules:
         fix = f"if you trust it: python -m keras_vae --trust {module} ..."
         raise Refusal("model", f"the run's data comes from a module that is not imported: {module}", where="data.source", fix=fix)
+    for option in ("resize", "crop", "grey", "range"):
+        if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range")):
+            raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
     found = complete(SOURCES[kind](name, options, log))
     for split in SPLITS:
         if not len(found.records[split]):
@@ -116,6 +124,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
     if not found.levels and (options.dequantize or options.binarize == "dynamic"):
         which = "data.dequantize" if options.dequantize else "data.binarize"
         raise Refusal("usage", f"{which} needs grey levels, the data is continuous", where=which, fix=f"leave --{which} out")
+    keep_apart(found)
     shape = tuple(found.records["train"][0:1].shape[1:])
     modality = Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize)
     return Dataset(
@@ -192,9 +201,9 @@ class Feed:
         return [np.stack(column) for column in zip(*taken, strict=True)]
 
 
-def read(path, modality: Images, options: configuration.Data) -> np.ndarray:
-    """Raw records of a file or folder from outside: an array (.npy, .npz), a picture, or a folder of pictures, brought to the shape that a
-    model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
+def read(path, modality: Images, options: configuration.Data, count: int | None = None) -> np.ndarray:
+    """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture, or a folder of pictures, brought
+    to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
     if folder.is_pictures(path):
-        return folder.read(path, modality.shape, modality.levels, options)
-    return modality.check(arrays.read(path), str(path))
+        return folder.read(path, modality.shape, modality.levels, options, count)
+    return arrays.read(path, modality, options, count)

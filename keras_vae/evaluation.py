@@ -60,6 +60,7 @@ class Evaluator:
             "log_likelihood_standard_error": float(log_likelihood.std() / math.sqrt(n)),
             "log_likelihood_samples": samples,
             "bits_per_dim": bits_per_dim(float(log_likelihood.mean()), size, self.vae.likelihood.continuous, modality.level_width),
+            "density": bool(self.vae.likelihood.continuous and not modality.levels),
             "active_units": int((activity > ACTIVE).sum()),
             "units": activity.size,
             "rate_per_unit": unit_rate.reshape(n, -1).mean(axis=0).tolist(),
@@ -80,14 +81,14 @@ class Evaluator:
         from sklearn.decomposition import PCA
 
         records = len(getattr(self.dataset, split))
-        held_out = self._some(split, min(records, limit or records))
+        held_out = self.dataset.encoded(split, 0, min(records, limit or records)).numpy()
         train = self._some("train", 20000)
         per_pixel = self._per_pixel(train)
         starts = range(0, len(held_out), BATCH)
         pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in (held_out[start : start + BATCH] for start in starts)])
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
         units, (n, size) = math.prod(self.vae.posterior.event_shape), train.reshape(len(train), -1).shape
-        if units < min(n, size):
+        if units < min(n, size) and np.ptp(train):
             pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
             flat = held_out.reshape(len(held_out), size)
             result["pca_reconstruction_error"] = float(np.square(flat - pca.inverse_transform(pca.transform(flat))).mean())

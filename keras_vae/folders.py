@@ -67,7 +67,9 @@ def _report(text: str) -> tuple[dict, dict, list]:
         why = f"it has the report version {str(version)[:20]!r}, and this keras_vae reads {REPORT_VERSION}"
         raise Refusal("model", "the report is of another version", why=why, fix="use the keras_vae that wrote it, or train the run again")
     sections = ("test", "references", "train", "seconds")
-    figures = {f"{name}.{key}": _number(value) for name in sections for key, value in report[name].items() if not isinstance(value, list)}
+    figures = {
+        f"{name}.{key}": _number(value) for name in sections for key, value in report[name].items() if not isinstance(value, list | bool)
+    }
     needed = ("log_likelihood", "log_likelihood_samples", "elbo", "distortion", "rate", "bits_per_dim", "reconstruction_error", "examples")
     for key in (*(f"test.{key}" for key in needed), "train.parameters", "train.steps", "train.examples_per_second", "seconds.total"):
         figures[key]

@@ -57,8 +57,8 @@ class Likelihood(keras.layers.Layer):
         """d mean / d output where the output is the bias, [*X]."""
         return np.ones(self.event_shape, "float32")
 
-    def scale(self, residual) -> None:
-        """Set what spread there is to that of the residuals (a NumPy array)."""
+    def scale(self, variance: float) -> None:
+        """Set what spread there is to this variance of an element."""
         return None
 
     def check(self, x) -> str:
@@ -154,11 +154,11 @@ class Normal(Likelihood):
     def adapt(self, x):
         mean = x.mean(axis=0)
         self.bias.assign(mean)
-        self.scale(x - mean)
+        self.scale(np.square(x - mean).mean())
 
-    def scale(self, residual):
+    def scale(self, variance):
         if isinstance(self.sigma, str):
-            self.log_sigma.assign(0.5 * np.log(np.square(residual).mean() + TINY))
+            self.log_sigma.assign(0.5 * np.log(variance + TINY))
 
     def update(self, likelihood, x, observed=None):
         if self.sigma == "optimal":

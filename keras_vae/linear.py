@@ -54,4 +54,4 @@ def start(vae, x: np.ndarray) -> None:
     vae.decoder.direct.kernel.assign((weights / np.maximum(likelihood.slope().reshape(-1, 1), 0.05)).T)
     vae.posterior.start(rest / variances)
     vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
-    likelihood.scale(flat - flat.mean(axis=0) - (flat - flat.mean(axis=0)) @ code @ weights.T)
+    likelihood.scale(rest)

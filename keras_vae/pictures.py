@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -38,7 +38,9 @@ def decode(content: bytes, least: tuple[int, int] | None = None) -> tuple[Image.
     except Unreadable:
         raise
     except Exception as error:  # Pillow's decoders raise whatever the bytes lead them to
-        raise Unreadable(str(error).replace(str(io.BytesIO), "")[:100] or type(error).__name__) from None
+        raise Unreadable(
+            "it is no picture" if isinstance(error, UnidentifiedImageError) else str(error)[:100] or type(error).__name__
+        ) from None
 
 
 def _check_png(content: bytes) -> None:

@@ -113,6 +113,14 @@ def complete(found: Found) -> Found:
     return found
 
 
+def keep_apart(found: Found) -> None:
+    """Tell records that may give one for another (a picture that cannot be read) which rows may stand in for each other."""
+    for split in SPLITS:
+        records = found.records[split]
+        if isinstance(records, Chosen) and hasattr(records.records, "belong_together"):
+            records.records.belong_together(records.rows)
+
+
 def _thin(found: Found, split: str, count: int) -> None:
     """Keep `count` records of a split, spread evenly: what comes in the order of the classes keeps them all."""
     total = len(found.records[split])

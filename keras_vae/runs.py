@@ -161,6 +161,7 @@ def changed(folder: Path, config: Config) -> dict[str, tuple]:
     given as it was asked for ("auto") or as it was resolved."""
     asked, resolved = (configuration.flatten(read_config(folder / name)) for name in ("asked.json", "config.json"))
     new = configuration.flatten(config)
+    asked["name"] = new["name"]  # a folder may be moved
     return {path: (asked[path], value) for path, value in new.items() if value not in (asked[path], resolved[path]) and path not in FREE}
 
 

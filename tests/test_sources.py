@@ -280,3 +280,200 @@ def test_reading_ahead_is_bounded_and_its_errors_reach_the_trainer(monkeypatch):
         for _ in range(10):
             feed.take(5)
     assert lazy.count <= 21
+
+
+KINDS = {
+    "0 to 1": (np.random.default_rng(0).random((60, 6, 6)).astype("float32"), {}),
+    "-1 to 1": (np.random.default_rng(0).random((60, 6, 6)).astype("float32") * 2 - 1, {}),
+    "12 bits": (images(60, (6, 6)).astype(np.uint16) * 16, {}),
+    "declared": (np.random.default_rng(0).normal(size=(60, 6, 6)).astype("float32"), {"range": "-9..9"}),
+    "dequantised": (images(60, (6, 6)), {"dequantize": True}),
+    "binary": (images(60, (6, 6), high=2) * 255, {}),
+    "levels": (images(60, (6, 6), high=17), {}),
+    "colour": (images(60, (6, 6, 3)), {}),
+}
+FAST = ["--training.steps", "3", "--devices.jit", "off", "--evaluation.samples", "2", "--set", "model.posterior.size=2"]
+FAST += ["--model.encoder", "Dense(widths=(8,))", "--model.decoder", "Dense(widths=(8,))"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_value_trains_and_its_own_file_is_a_valid_input(name, tmp_path, monkeypatch, capsys):
+    """From the file to a checked SavedModel, and back through a verb, in this process."""
+    from keras_vae import __main__ as verbs
+    from keras_vae import command, folders, serving
+    from keras_vae.console import Console
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serving, "ask", lambda folder, calls: pytest.skip("not reached"))
+    monkeypatch.setattr(serving, "export", lambda *arguments: 0.0)
+    array, options = KINDS[name]
+    np.save("x.npy", array)
+    words = [word for key, value in options.items() for word in (f"--data.{key}={value}" if value is not True else f"--data.{key}",)]
+    report = training.train(command.plain(command.parse(["--data.source", "npy:x.npy", *words, *FAST])), Console())
+    assert np.isfinite(report["test"]["elbo"]) and report["test"]["density"] == (name in ("0 to 1", "-1 to 1", "12 bits", "declared"))
+    assert (folders.ROOT / "x" / "report.html").is_file()
+    verbs.program(["score", "x", "--input", "x.npy", "--count", "7"])
+    verbs.program(["reconstruct", "x", "--input", "x.npy", "--count", "7"])
+    scores, again = np.load("saved_models/x/outputs/scores.npy"), np.load("saved_models/x/outputs/reconstructions.npy")
+    assert (scores.shape == (7,) and np.isfinite(scores).all() and len(again) == 7 and again.dtype == array.dtype) or name != "levels"
+    verbs.program(["evaluate", "x", "--samples", "2"])
+    np.save("x.npy", array[::-1][:50])
+    with pytest.raises(Refusal, match="changed"):
+        verbs.program(["evaluate", "x"])
+
+
+def test_a_score_does_not_depend_on_the_size_of_the_batches():
+    from helpers import binary, build
+
+    x = binary(10, (4, 4, 1))
+    vae = build((4, 4, 1), likelihood="Bernoulli()")
+    whole = vae.log_likelihood(x, samples=3)
+    assert np.allclose(whole[4:], vae.log_likelihood(x[4:], samples=3, row=4), atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", [Images((6, 6, 1), levels=17), Images((6, 6, 1), levels=0)], ids=["levels", "continuous"])
+def test_a_picture_is_refused_where_its_256_levels_mean_nothing(modality, tmp_path):
+    write(tmp_path / "a.png", images(1, (6, 6, 1))[0])
+    with pytest.raises(Refusal, match="256 grey levels"):
+        data.read(tmp_path / "a.png", modality, Data())
+
+
+def test_a_bad_picture_gives_way_within_its_own_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "CHECKED", 1)
+    monkeypatch.setattr(folder, "CHECKED_BYTES", 1)
+    monkeypatch.setattr(folder.Files, "check", lambda self: ([], [self._fact(0)]))
+    for number, record in enumerate(images(200)):
+        write(tmp_path / "x" / f"{number:03}.png", record)
+    for number in (20, 21, 150, 199):
+        (tmp_path / "x" / f"{number:03}.png").write_bytes(b"broken")
+    dataset = load(f"folder:{tmp_path}/x", on_bad_record="skip")
+    found = {split: {record.tobytes() for record in getattr(dataset, split)[:]} for split in SPLITS}
+    assert len(dataset.bad) == 4
+    assert not found["train"] & found["test"] and not found["train"] & found["validation"] and not found["validation"] & found["test"]
+
+
+def test_the_same_picture_saved_differently_is_a_copy(tmp_path):
+    (tmp_path / "x").mkdir()
+    for number, record in enumerate(images(30)):
+        picture = Image.fromarray(record[..., 0])
+        picture.save(tmp_path / "x" / f"{number}.png", compress_level=0)
+        picture.save(tmp_path / "x" / f"{number} again.png", compress_level=9)
+        picture.save(tmp_path / "x" / f"{number}.bmp")
+    dataset = load(f"folder:{tmp_path}/x")
+    found = [{record.tobytes() for record in getattr(dataset, split)[:]} for split in SPLITS]
+    assert sum(map(len, found)) == 30 and "60 of 90" in dict(dataset.card())["duplicates"]
+
+
+def test_large_files_that_begin_alike_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "PIECE", 100)
+    monkeypatch.setattr(folder.Files, "check", lambda self: ([], [self._fact(0)]))
+    (tmp_path / "x").mkdir()
+    for number in range(30):
+        raw = np.zeros((40, 40), np.uint8)
+        raw[8, number] = 255
+        Image.fromarray(raw).save(tmp_path / "x" / f"{number}.bmp")
+    card = dict(load(f"folder:{tmp_path}/x").card())
+    assert "duplicates" not in card and "by content" in card["split"]
+
+
+@pytest.mark.parametrize("others", [["cover.png"], ["unlabeled/a.png"]])
+def test_split_folders_that_are_not_used_are_said(others, tmp_path):
+    for number, record in enumerate(images(20)):
+        write(tmp_path / "x" / ("train", "test")[number % 2] / f"{number}.png", record)
+    for name in others:
+        write(tmp_path / "x" / name, images(1, seed=5)[0])
+    assert "NOT taken for splits" in dict(load(f"folder:{tmp_path}/x").card())["warning"]
+
+
+def test_folders_that_are_links_are_followed_once(tmp_path):
+    for number, record in enumerate(images(20)):
+        write(tmp_path / "elsewhere" / f"{number}.png", record)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "x" / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert len(everything(load(f"folder:{tmp_path}/x"))) == 20
+
+
+def test_a_crop_comes_before_the_size_is_chosen(tmp_path):
+    for number, side in enumerate((57, 100, 200, 399) * 3):
+        write(tmp_path / "x" / f"{number}.png", images(1, (side, side, 1), seed=number)[0])
+    assert load(f"folder:{tmp_path}/x", crop=40).modality.shape == (40, 40, 1)
+    assert load(f"folder:{tmp_path}/x", crop=64).modality.shape == (64, 64, 1), "not larger than what the crop leaves"
+
+
+def test_options_that_mean_nothing_for_a_source_are_refused(tmp_path):
+    write(tmp_path / "x" / "a.png", images(1)[0])
+    for source, option in (("digits", {"resize": 4}), ("digits", {"grey": True}), (f"folder:{tmp_path}/x", {"range": "0..1"})):
+        with pytest.raises(Refusal, match="means nothing"):
+            load(source, **option)
+
+
+def test_grey_may_become_three_channels(tmp_path):
+    np.save(tmp_path / "x.npy", images())
+    assert load(f"npy:{tmp_path}/x.npy", grey=False).modality.shape == (8, 8, 3)
+
+
+class OneByOne:
+    """As a data set of another library: single items only."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, row):
+        if not isinstance(row, int):
+            raise TypeError("one at a time")
+        return self.array[row]
+
+
+class Rising(OneByOne):
+    """As an array in a file: row numbers must rise."""
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, slice) and (np.diff(rows) <= 0).any():
+            raise TypeError("row numbers must rise")
+        return self.array[rows]
+
+
+@pytest.mark.parametrize("make", [OneByOne, Rising])
+def test_objects_with_ways_of_their_own_are_read(make, monkeypatch):
+    raw = images()
+    monkeypatch.setitem(__import__("sys").modules, "own_module", types.SimpleNamespace(records=lambda: make(raw)))
+    dataset = load("python:own_module:records")
+    assert as_set(everything(dataset)) == as_set(raw)
+    rows = np.array([5, 1, 5, 0])
+    assert np.array_equal(dataset.train[rows], dataset.train[:][rows])
+
+
+BREAKS = {
+    "a tuple": lambda: (images(), np.zeros(40)),
+    "nested": lambda: {"train": {"x": images(10), "y": np.zeros(9, int)}},
+    "unequal": lambda: [np.zeros((4, 4)), np.zeros((5, 5))],
+    "no shape": lambda: np.zeros((10, 0, 12)),
+    "one picture": lambda: np.zeros((64, 64, 3), np.uint8),
+    "text": lambda: ["a", "b", "c"],
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_cannot_be_records_is_refused_in_words(name, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "own_module", types.SimpleNamespace(records=BREAKS[name]))
+    with pytest.raises(Refusal) as refused:
+        load("python:own_module:records")
+    assert refused.value.kind == "data" and len(str(refused.value).splitlines()) <= 6
+
+
+def test_a_file_named_for_another_kind_is_said(tmp_path):
+    np.save(tmp_path / "a.npy", images())
+    np.savez(tmp_path / "a.npz", images())
+    for source, word in (
+        (f"npy:{tmp_path}/a.npz", "npz:"),
+        (f"npz:{tmp_path}/a.npy", "npy:"),
+        (f"{tmp_path}/a.npy", "npy:"),
+        (tmp_path, "folder:"),
+    ):
+        with pytest.raises(Refusal) as refused:
+            load(source)
+        assert word in refused.value.fix

@@ -81,10 +81,11 @@ class Images:
             raise Refusal(
                 "data", f"the records have the shape {list(raw.shape)}", where, f"the model takes [N, {', '.join(map(str, self.shape))}]"
             )
+        raw = raw.astype(np.uint8) if raw.dtype.kind == "b" else raw
         number = raw.dtype.kind in "iu" or (raw.dtype.kind == "f" and np.isfinite(raw).all())
         whole = not self.levels or raw.dtype.kind != "f" or (number and (raw == np.round(raw)).all())
-        low, high = self.bounds
-        if not (number and whole) or raw.min() < low or raw.max() > high:
+        low, high = self.bounds if self.levels else np.float32(self.bounds)  # what `decode` gives is float32
+        if not (number and whole) or np.float64(raw.min()) < low or np.float64(raw.max()) > high:
             least_most = f"{raw.dtype} from {raw.min()} to {raw.max()}" if raw.dtype.kind in "iuf" else str(raw.dtype)
             wanted = f"whole grey levels from 0 to {high}" if self.levels else f"values from {low:g} to {high:g}"
             raise Refusal("data", f"the records are {least_most}", where, f"the model takes {wanted}")

@@ -7,13 +7,14 @@ is: x, images or data (or x_train, train_images, ...) are records, y or labels t
 import os
 import re
 import zipfile
+import zlib
 
 import numpy as np
 
 from keras_vae import components
 from keras_vae.config import bounds, sides
 from keras_vae.errors import Refusal
-from keras_vae.pictures import Fitting
+from keras_vae.pictures import SUFFIXES, Fitting
 from keras_vae.records import Chosen, Found, content_keys, in_memory, pieces
 
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -38,50 +39,117 @@ def find_python(name: str, options, log) -> Found:
     function = components.attribute(name, "data.source")
     try:
         made = function()
+        made = _flat(made) if isinstance(made, dict) else made
+        records, labels, classes = _named(made, name) if isinstance(made, dict) else ({"all": made}, {}, ())
+        records = {split: _readable(found, name, split) for split, found in records.items()}
+    except Refusal:
+        raise
     except Exception as error:  # whatever the user's function raises
         why = f"{type(error).__name__}: {error}"
         raise Refusal("data", f"{name} failed", where="data.source", why=why[:300], fix="--debug shows the traceback") from error
-    records, labels, classes = _named(made, name) if isinstance(made, dict) else ({"all": made}, {}, ())
-    for split, found in records.items():
-        if not (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
-            why = f"{type(found).__name__} has no length or no [rows]: nobody can say how many records an epoch has"
-            fix = "return an array, or an object with len() and [rows]"
-            raise Refusal("usage", f"the records of {name} have no known number", where=split, why=why, fix=fix)
-        records[split] = np.asarray(found) if isinstance(found, (list, tuple)) else found
     return _found(records, labels, classes, options, f"python:{name}")
 
 
-def read_npy(path: str) -> np.ndarray:
-    """The array in a .npy file, left on disk. Nothing pickled is read."""
+def _flat(named: dict) -> dict:
+    """{"train": {"x": ...}} -> {"train_x": ...}."""
+    flat = {}
+    for name, value in named.items():
+        flat.update({f"{name}_{key}": inner for key, inner in _flat(value).items()} if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _readable(found, name: str, split: str):
+    """Records as an array, or as something that gives an array for row numbers in any order."""
+    if isinstance(found, tuple):
+        why, fix = (
+            "a tuple does not say which of its parts are the records",
+            'return {"x": ..., "y": ...}, or {"x_train": ..., "x_test": ...}',
+        )
+        raise Refusal("data", f"the records of {name} are a tuple", where=split, why=why, fix=fix)
+    if not (hasattr(found, "__len__") and hasattr(found, "__getitem__")):
+        why = f"{type(found).__name__} has no length or no [rows]: nobody can say how many records an epoch has"
+        fix = "return an array, or an object with len() and [rows]"
+        raise Refusal("usage", f"the records of {name} have no known number", where=split, why=why, fix=fix)
+    if isinstance(found, list) or hasattr(found, "numpy"):
+        return np.asarray(found)
+    return found if isinstance(found, np.ndarray) else _Own(found)
+
+
+class _Own:
+    """Records of the user's making, asked for rising row numbers without repetition, or one by one where they know no other way."""
+
+    def __init__(self, records):
+        self.records, self.one_by_one = records, False
+        try:
+            self.one_by_one = np.asarray(records[np.arange(1)]).shape[:1] != (1,)
+        except Exception:  # whatever the user's [rows] raises
+            self.one_by_one = True
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        rows, places = np.unique(np.arange(len(self))[rows], return_inverse=True)
+        if self.one_by_one:
+            return np.stack([np.asarray(self.records[int(row)]) for row in rows])[places]
+        return np.asarray(self.records[rows])[places]
+
+
+def _opened(path: str, **options):
+    """What a .npy or .npz file holds. Nothing pickled is read."""
     try:
-        return np.load(os.path.expanduser(path), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        if "Python objects" in str(error):
-            raise Refusal("data", "the array holds Python objects", where=path, why="records are arrays of numbers") from None
-        raise Refusal("data", "cannot read the array", where=path, why=str(error)[:200]) from None
+        return np.load(os.path.expanduser(path), allow_pickle=False, **options)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        what, why, fix = "cannot read the array", str(error)[:200], ""
+        if "Python objects" in why or "pickle" in why.lower():
+            what, why = "the file holds no array of numbers", "Python objects are never read"
+            fix = "pictures are read from a folder: folder:DIR" if str(path).lower().endswith(SUFFIXES) else "np.save(FILE, array)"
+        raise Refusal("data", what, where=str(path), why=why, fix=fix) from None
+
+
+def read_npy(path: str) -> np.ndarray:
+    """The array in a .npy file, left on disk."""
+    found = _opened(path, mmap_mode="r")
+    if not isinstance(found, np.ndarray):
+        raise Refusal("data", "this is a .npz file", where=path, why=f"it holds {', '.join(found.files)}", fix=f"npz:{path}")
+    return found
 
 
 def read_npz(path: str, key: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, or the one called `key`. Nothing pickled is read."""
-    try:
-        with np.load(os.path.expanduser(path), allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise Refusal("data", "this is a .npy file", where=path, fix=f"--data.source npy:{path}")
-            if key and key not in file.files:
-                raise Refusal("data", f"the file has no array {key!r}", where=path, why=f"it holds {', '.join(file.files)}")
+    """The arrays of a .npz file, or the one called `key`."""
+    file = _opened(path)
+    if isinstance(file, np.ndarray):
+        raise Refusal("data", "this is a .npy file", where=path, fix=f"npy:{path}")
+    with file:
+        if key and key not in file.files:
+            raise Refusal("data", f"the file has no array {key!r}", where=path, why=f"it holds {', '.join(file.files)}")
+        try:
             return {name: file[name] for name in ([key] if key else file.files)}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, MemoryError) as error:
-        raise Refusal("data", "cannot read the arrays", where=path, why=str(error)[:200]) from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+            raise Refusal("data", "cannot read the arrays", where=path, why=str(error)[:200]) from None
 
 
-def read(path: str) -> np.ndarray:
-    """The records in a .npy or .npz file."""
+def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
+    """The first `count` records in a .npy or .npz file, brought to what a model takes as the data of its run was."""
     if str(path).endswith(".npz"):
         records, _, _ = _named(read_npz(str(path)), str(path))
         if len(records) > 1:
-            raise Refusal("data", "which array?", where=str(path), why=f"the file holds {', '.join(records)}", fix="call one of them x")
-        return next(iter(records.values()))
-    return np.asarray(read_npy(str(path)))
+            fix = "save the records you mean as a .npy file"
+            raise Refusal("data", "which array?", where=str(path), why=f"the file holds splits: {', '.join(records)}", fix=fix)
+        array = next(iter(records.values()))
+    else:
+        array = read_npy(str(path))
+    array = np.asarray(array[:count])
+    array = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    if modality.levels == 2 and array.dtype.kind in "iuf" and array.size and set(np.unique(array)) <= {0, 255}:
+        array = array // 255
+    if modality.levels == 256 and array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1 and _over_255(array):
+        array = np.round(array * 255.0)
+    array = array[..., None] if array.ndim == 3 else array
+    if array.shape[1:] != modality.shape and array.ndim == 4 and array.dtype == np.uint8 and array.shape[-1] in (1, 3):
+        fitting = _fitting(options, array.shape[1:], 256, str(path))
+        array = np.stack([fitting.array(raw) for raw in array]) if fitting else array
+    return modality.check(array, str(path))
 
 
 def _named(arrays: dict, where: str) -> tuple[dict, dict, tuple]:
@@ -110,18 +178,32 @@ def _named(arrays: dict, where: str) -> tuple[dict, dict, tuple]:
     return records, labels, classes
 
 
+def _over_255(array: np.ndarray) -> bool:
+    """Whether all values are multiples of 1/255."""
+    scaled = np.asarray(array, np.float64) * 255.0
+    return bool((np.abs(scaled - np.round(scaled)) < 1e-3).all())
+
+
 def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> Found:
     survey = _Survey(options, where)
     for split, array in records.items():
-        survey.look(split, array)
+        try:
+            survey.look(split, array)
+        except Refusal:
+            raise
+        except Exception as error:  # records of the user's making raise what they like
+            why = f"{type(error).__name__}: {error}"[:300]
+            raise Refusal("data", "the records cannot be read", f"{where}, {split}", why, "--debug shows the traceback") from error
     meaning = survey.meaning()
-    fitting = _fitting(options, survey.shape, meaning, where)
+    fitting = _fitting(options, survey.shape, meaning.levels, where)
 
     def convert(array):
         array = meaning.convert(array).reshape(len(array), *survey.shape)
         return np.stack([fitting.array(raw) for raw in array]) if fitting and len(array) else array
 
     found = Found({}, {}, meaning.levels, meaning.range, classes=classes, notes=meaning.notes, bad=survey.bad)
+    if survey.bad:
+        found.notes.append(("left out", f"{len(survey.bad):,} records that are not finite, listed in bad_records.jsonl"))
     for split, array in records.items():
         good = survey.good[split]
         chosen = Chosen(array, good, convert)
@@ -136,14 +218,16 @@ def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> 
 def _checked_labels(labels, count: int, classes: tuple, where: str) -> np.ndarray:
     labels = np.asarray(labels)
     labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    fix = "mend them, or take the records alone: npz:FILE:NAME"
     if labels.shape != (count,):
-        raise Refusal("data", f"{count} records need as many labels", where, why=f"the labels have the shape {list(labels.shape)}")
+        why = f"the labels have the shape {list(labels.shape)}"
+        raise Refusal("data", f"{count} records need as many labels", where, why, fix)
     if labels.dtype.kind not in "iu" or (count and labels.min() < 0):
-        raise Refusal("data", f"the labels are {labels.dtype}", where, "a label is a class number: 0, 1, 2, ...")
+        raise Refusal("data", f"the labels are {labels.dtype}", where, "a label is a class number: 0, 1, 2, ...", fix)
     if classes and count and labels.max() >= len(classes):
         row = int(labels.argmax())
         raise Refusal(
-            "data", f"record {row} is of class {labels[row]}", where, f"there are {len(classes)} classes: 0 to {len(classes) - 1}"
+            "data", f"record {row} is of class {labels[row]}", where, f"there are {len(classes)} classes: 0 to {len(classes) - 1}", fix
         )
     return labels.astype(np.int64)
 
@@ -203,6 +287,11 @@ class _Survey:
             why = "records are numbers: whole grey levels, or values of a known range"
             raise Refusal("data", f"the records are of type {first.dtype}", where=f"{self.where}, {split}", why=why)
         got = f"[N, {', '.join(map(str, first.shape[1:]))}]"
+        if 0 in first.shape[1:]:
+            raise Refusal("data", f"the records have the shape {got}", self.where, "they are empty")
+        if first.ndim == 3 and first.shape[-1] in (1, 3):
+            why = "this looks like one picture; N records are [N, height, width] or [N, height, width, channels]"
+            raise Refusal("data", f"the records have the shape {got}", self.where, why, "x[None] is one record")
         if first.ndim not in (3, 4):
             raise Refusal(
                 "data", f"the records have the shape {got}", self.where, "images are [N, height, width] or [N, height, width, channels]"
@@ -234,8 +323,7 @@ class _Survey:
         self.low, self.high = min(self.low, array.min()), max(self.high, array.max())
         if array.dtype.kind == "f":
             self.whole = self.whole and bool((array == np.round(array)).all())
-            scaled = np.asarray(array, np.float64) * 255.0 if self.bytes_over_255 and self.low >= 0.0 and self.high <= 1.0 else None
-            self.bytes_over_255 = scaled is not None and bool((np.abs(scaled - np.round(scaled)) < 1e-3).all())
+            self.bytes_over_255 = self.bytes_over_255 and self.low >= 0.0 and self.high <= 1.0 and _over_255(array)
         if self.values is not None:
             self.values = np.union1d(self.values, np.unique(array))
             self.values = self.values if len(self.values) <= 32 else None
@@ -271,16 +359,18 @@ class _Survey:
 
 
 def _suggest(low: float, high: float) -> str:
-    low, high = min(float(low), 0.0), max(float(high), 0.0) if low < 0 else float(high)
-    return f"--data.range={low:g}..{high if high > low else low + 1.0:g}"
+    """A range that holds what was seen, written without rounding."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    return f"--data.range={low!r}..{high if high > low else low + 1.0!r}"
 
 
-def _fitting(options, shape: tuple, meaning: _Meaning, where: str) -> Fitting | None:
+def _fitting(options, shape: tuple, levels: int, where: str) -> Fitting | None:
     """What `data.resize`, `data.crop` and `data.grey` ask for, if anything."""
     size, crop = sides(options.resize, "data.resize"), sides(options.crop, "data.crop")
-    if not (size or crop or (options.grey and shape[-1] == 3)):
+    channels = shape[-1] if options.grey is None else 1 if options.grey else 3
+    if not (size or crop or channels != shape[-1]):
         return None
-    if meaning.levels != 256:
+    if levels != 256:
         why = "resize, crop and grey work on pictures of 256 levels"
         raise Refusal("usage", "these records cannot be resized", where, why, "resize them before they are saved")
-    return Fitting(size, 1 if options.grey or shape[-1] == 1 else 3, crop)
+    return Fitting(size, channels, crop)
