@@ -84,7 +84,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class Devices:
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    jit: Literal["auto", "on", "off"] = "auto"  # XLA for the whole step; auto = on
+    jit: Literal["auto", "on", "off"] = "auto"  # XLA for the whole step; auto = on, except convolutions on a CPU
     deterministic: bool = False  # bit-equal runs on accelerators too, slower; on a CPU they are anyway
 
 

@@ -18,7 +18,7 @@ from keras_vae import config as configuration
 from keras_vae.errors import Refusal, nearest
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
-from keras_vae.records import SPLITS, complete, keep_apart, repeated
+from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
 from keras_vae.sources import arrays, digits, folder, tfds
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
@@ -38,15 +38,18 @@ HONOURED = {"digits": (), "folder": ("resize", "crop", "grey"), "tfds": ("resize
 WRITTEN = ("digits", "folder:DIR", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
 
+Records = np.ndarray | Chosen
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Raw records of each split: `train`, `validation`, `test`, each with a length and [rows] -> array [n, *raw]."""
 
     source: str
     modality: Images
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    train: Records
+    validation: Records
+    test: Records
     labels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> class number of each record, int64 [N]; empty if unknown
     classes: tuple[str, ...] = ()  # what the class numbers mean
     notes: tuple = ()  # what the source has to say for the card

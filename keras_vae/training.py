@@ -102,8 +102,8 @@ class Watch:
 
 
 class Trainer:
-    """The loop: many steps of `VAE.train_step` per call, on resident data, in an order and with noise that are pure functions of
-    (seed, step). So a run may be cut anywhere and continued."""
+    """The loop: many steps of `VAE.train_step` per call, on records that are resident or fed, in an order and with noise that are pure
+    functions of (seed, step). So a run may be cut anywhere and continued."""
 
     def __init__(self, vae, dataset: data.Dataset, config: Config, total: int):
         self.vae, self.dataset, self.config, self.total = vae, dataset, config, total
