@@ -6,6 +6,12 @@ import shlex
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+
+def plain(text: str) -> Text:
+    """The text as it is: no markup, and what would move the cursor shown as its escape."""
+    return Text("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text))
 
 
 class Console:
@@ -22,7 +28,7 @@ class Console:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for label, text in rows:
-            table.add_row(label, text.replace("[", r"\["))
+            table.add_row(plain(label), plain(text))
         self.rich.print(table, soft_wrap=False)
 
     @contextlib.contextmanager
@@ -73,7 +79,7 @@ class Console:
         for heading in ("figure", "value", "remark"):
             table.add_column(heading, justify="right" if heading == "value" else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(plain, row))
         self.rich.print(table, soft_wrap=False)
 
     def done(self, folder, rows, served: str, seconds: float) -> None:

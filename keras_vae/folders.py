@@ -27,12 +27,14 @@ class Result:
     options: dict[str, object]  # option -> value, as decided
     history: dict[str, list[float]]  # "step", "learning_rate", "validation.elbo" ... -> one value a validation
     latent: dict  # latent.json
+    data: str  # the fingerprint of its records and splits
 
 
 def finished(run: str | Path, mark: str = "model.keras") -> Path:
     """The folder of a finished run, given as its folder or as its name under saved_models/; `mark` is the file that makes it finished.
     `Refusal` (model) if it is not one, with those that are."""
-    folder = Path(run) if os.path.isdir(run) else ROOT / run
+    named = ROOT / run
+    folder = named if os.path.isfile(named / mark) and not os.path.isfile(Path(run) / mark) else Path(run) if os.path.isdir(run) else named
     if not os.path.isfile(folder / mark):
         why = "it has not finished" if os.path.isfile(folder / "config.json") else "there is no such run"
         known = ", ".join(sorted(path.parent.name for path in ROOT.glob(f"*/{mark}"))) or "none yet"
@@ -42,7 +44,7 @@ def finished(run: str | Path, mark: str = "model.keras") -> Path:
 
 def read(folder: Path) -> Result:
     """The result of a finished run. `Refusal` (model) names the file that is damaged, missing or of another version."""
-    readers = {"report.json": _report, "metrics.jsonl": _history, "latent.json": _latent}
+    readers = {"report.json": _report, "metrics.jsonl": _history, "latent.json": _latent, "data.json": _fingerprint}
     found = {}
     for name, reader in readers.items():
         try:
@@ -57,7 +59,7 @@ def read(folder: Path) -> Result:
     except Refusal as refusal:
         raise Refusal("model", refusal.what, refusal.where, refusal.why, refusal.fix) from None
     report, figures, units = found["report.json"]
-    return Result(folder, report, figures, units, asked, options, found["metrics.jsonl"], found["latent.json"])
+    return Result(folder, report, figures, units, asked, options, found["metrics.jsonl"], found["latent.json"], found["data.json"])
 
 
 def _report(text: str) -> tuple[dict, dict, list]:
@@ -114,6 +116,10 @@ def _latent(text: str) -> dict:
         traversals["units"] = [int(unit) for unit in traversals["units"]]
         traversals["deviations"] = [_number(value) for value in traversals["deviations"]]
     return latent
+
+
+def _fingerprint(text: str) -> str:
+    return str(json.loads(text)["fingerprint"])
 
 
 def _number(value) -> float:

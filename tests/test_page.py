@@ -54,6 +54,7 @@ def run(tmp_path, monkeypatch):
         for path, value in dict(options).items():
             asked = config.override(asked, path, value)
         storage.write(folder / "asked.json", config.to_json(asked))
+        storage.write_json(folder / "data.json", {"fingerprint": "the same records"})
         resolved = dataclasses.replace(asked, model=dataclasses.replace(asked.model, likelihood="Binomial(levels=17)"))
         storage.write(folder / "config.json", config.to_json(resolved))
         report = {
@@ -432,3 +433,24 @@ def test_ticks_are_few_and_inside(low, high):
 def test_an_element_escapes_text_and_attributes_but_not_elements():
     made = drawing.tag("p", "<b>", drawing.tag("i", "&"), ["x", None, 3], class_='"', stroke_width=1, id=None)
     assert made == '<p class="&quot;" stroke-width="1">&lt;b&gt;<i>&amp;</i>x3</p>'
+
+
+def test_runs_on_other_records_are_not_compared(run):
+    first, second = run("first"), run("second", test={**FIGURES, "log_likelihood": -80.0})
+    assert "The best of a row is set bold" in text(first, second)
+    storage.write_json(second / "data.json", {"fingerprint": "other records"})
+    assert "None is marked as best: the runs differ in data" in text(first, second)
+
+
+def test_a_name_is_a_run_before_it_is_a_folder_of_data(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = folders.ROOT / "faces"
+    storage.write(place / "report.json", "{}")
+    (tmp_path / "faces").mkdir()
+    assert folders.finished("faces", "report.json") == place
+
+
+@pytest.mark.parametrize("line", [["leak", "3 test records are also in train"], ["split", "test held out by position, as all are equal"]])
+def test_the_page_does_not_call_a_leak_unseen(line, run):
+    assert "which the training never saw" in text(run("clean"))
+    assert "never saw" not in text(run("leaky", card=[["source", "x"], line]))
