@@ -94,11 +94,12 @@ def lead(runs: list[Result]) -> str:
     examples, parameters, steps = (figure(run.figures[key], 0) for key in ("test.examples", "train.parameters", "train.steps"))
     return (
         f"A variational autoencoder of {parameters} parameters, trained for {steps} steps on {run.options['data.source']}. "
-        f"Each figure is a mean over {examples} test records{UNSEEN if unseen(run) else '; what the data card says of them limits its worth'}."
+        f"Each figure is a mean over {examples} test records{UNSEEN if unseen(run) else SEEN}."
     )
 
 
 UNSEEN = ", which the training never saw"
+SEEN = "; what the data card says of them limits its worth"
 
 
 def unseen(run: Result) -> bool:
