@@ -238,18 +238,22 @@ def test_a_split_larger_than_needed_is_thinned_evenly(monkeypatch):
 SMALL = {"model.encoder": "Dense(widths=(8,))", "model.decoder": "Dense(widths=(8,))", "model.posterior": "Normal(size=3)"}
 
 
-def trained(dataset, calls=(3, 1, 9)):
-    """Weights after a few calls of the loop; random draws and augmentation included."""
+def trained(dataset, steps=13, total=13, folder=None):
+    """Weights after some steps of a run, continued from `folder` and saved there; random draws and augmentation included."""
     config = configuration.Config()
     for path, value in {**SMALL, "devices.jit": "off", "data.batch_size": 16, "data.augment": "Flip, Shift(pixels=1)"}.items():
         config = override(config, path, value)
     config, _ = choices.resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0)))
-    loop = training.Trainer(vae, dataset, config, sum(calls))
-    while loop.step < sum(calls):
-        loop.steps_a_call = calls[0]
-        loop.advance(sum(calls))
+    loop = training.Trainer(vae, dataset, config, total)
+    if folder:
+        loop.restore(folder, print)
+    while loop.step < steps:
+        loop.steps_a_call = 3
+        loop.advance(steps)
+    if folder:
+        loop.save(folder)
     return [np.array(weight) for weight in vae.weights], loop
 
 
@@ -260,6 +264,15 @@ def test_fed_records_train_the_same_weights_as_resident_ones(tmp_path):
     (fed, loop), (resident, other) = (trained(load(f"{kind}:{tmp_path}/x.{kind}")) for kind in ("npy", "npz"))
     assert loop.resident is None and other.resident is not None
     assert all(np.array_equal(a, b) for a, b in zip(fed, resident, strict=True))
+
+
+def test_a_run_on_fed_records_continues_bit_for_bit(tmp_path):
+    np.save(tmp_path / "x.npy", images(61, (6, 6, 1)))
+    dataset = load(f"npy:{tmp_path}/x.npy")
+    whole, _ = trained(dataset)
+    trained(dataset, steps=5, folder=tmp_path / "run")
+    pieces, loop = trained(dataset, folder=tmp_path / "run")
+    assert loop.first_step == 5 and all(np.array_equal(a, b) for a, b in zip(whole, pieces, strict=True))
 
 
 def test_reading_ahead_is_bounded_and_its_errors_reach_the_trainer(monkeypatch):
