@@ -20,20 +20,20 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
     ends = min(8, len(x) // 2) or 1
     second = x[ends : 2 * ends] if len(x) > 1 else x
     return {
-        "reconstructions.png": modality.write(modality.decode(pairs(x, vae.reconstruct(x).numpy())), min(10, len(x))),
-        "samples.png": modality.write(modality.decode(vae.sample(64))),
-        "interpolations.png": modality.write(modality.decode(interpolate(vae, x[:ends], second)), 10),
+        "reconstructions.png": modality.draw(pairs(x, vae.reconstruct(x).numpy()), min(10, len(x))),
+        "samples.png": modality.draw(vae.sample(64)),
+        "interpolations.png": modality.draw(interpolate(vae, x[:ends], second), 10),
     }
 
 
 def details(vae, dataset, rate_per_unit) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
     modality, shape, omitted = dataset.modality, vae.posterior.event_shape, []
-    drawn = {f"samples_{value}.png": modality.write(modality.decode(vae.sample(64, temperature=value))) for value in TEMPERATURES}
+    drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
     latent = {"map": None, "traversals": None}
     if len(shape) == 1:
         units = np.argsort(-np.asarray(rate_per_unit), kind="stable")[:TRAVERSED]
-        drawn["traversals.png"] = modality.write(modality.decode(traverse(vae, units)), len(DEVIATIONS))
+        drawn["traversals.png"] = modality.draw(traverse(vae, units), len(DEVIATIONS))
         latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
     else:
         omitted.append(("traversals", f"the latent is a grid of {' x '.join(map(str, shape))}, not a list of units"))

@@ -341,3 +341,10 @@ def test_a_damaged_record_file_is_refused_and_named(prepared):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert "damaged_records" in refusal("data", "tfds:damaged_records", data_dir=folder)
+
+
+def test_a_mean_between_two_levels_is_drawn_as_it_is():
+    modality = Images(shape=(64, 64, 1), levels=2)
+    shown = np.asarray(Image.open(io.BytesIO(modality.draw(np.full((1, 64, 64, 1), 0.4, np.float32)))))
+    assert (shown[2:-2, 2:-2] == 102).all() and (shown[0] == 255).all()
+    assert modality.write(np.ones((1, 64, 64, 1), np.uint8)) == modality.draw(np.ones((1, 64, 64, 1)))

@@ -160,6 +160,15 @@ def test_D6_constant_data_trains_to_finite_numbers_and_is_said(value, tmp_path, 
     assert np.isfinite(report["test"]["elbo"]) and report["train"]["steps"] == 50
 
 
+def test_D7_elements_that_never_change_are_kept_and_listed(tmp_path):
+    """Some elements have the same value in every record (of images; tables are yet to come)."""
+    x = images(40)
+    x[:, :, 2:4] = 9
+    dataset = load(saved(tmp_path / "x.npy", x))
+    assert "16 of 64 elements never change" in notes(dataset, "note")
+    assert dataset.modality.shape == (8, 8, 1) and (dataset.encoded("test").numpy()[:, :, 2:4] == np.float32(9 / 255)).all()
+
+
 @pytest.mark.parametrize(
     ("high", "declared"),
     [(255.0, "0..1"), (2.0, "0..1"), (1.0, "-1..0.5"), (255, "0..1")],

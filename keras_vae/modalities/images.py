@@ -103,17 +103,20 @@ class Images:
 
     def write(self, raw, columns: int | None = None) -> bytes:
         """One PNG with all images [N, H, W, C] on a grid, row by row; small images are enlarged by whole factors."""
+        low, high = self.bounds
+        return self.draw((np.asarray(raw, "float32") - low) / (high - low), columns)
+
+    def draw(self, x, columns: int | None = None) -> bytes:
+        """The same of x in [0, 1], in 256 shades whatever the levels: a mean of p(x|z) between two levels is shown as it is."""
         from PIL import Image
 
-        raw = np.asarray(raw)
-        n, height, width, channels = raw.shape
+        x = np.asarray(x)
+        n, height, width, channels = x.shape
         columns = columns or math.ceil(math.sqrt(n))
         rows = -(-n // columns)
         zoom, gap = max(1, 64 // max(height, width)), 2
         sheet = np.full((rows * (height * zoom + gap) + gap, columns * (width * zoom + gap) + gap, 3), 255, np.uint8)
-        low, high = self.bounds
-        scaled = (raw.astype("float32") - low) * (255.0 / (high - low))
-        pixels = scaled.round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
+        pixels = (np.clip(x, 0.0, 1.0) * 255.0).round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
         for number, picture in enumerate(pixels):
             top = gap + number // columns * (height * zoom + gap)
             left = gap + number % columns * (width * zoom + gap)
