@@ -142,12 +142,12 @@ def behind_pca(report: dict) -> str:
     test, pca, train = report["test"], report["references"]["pca_reconstruction_error"], report.get("train", {})
     if test["reconstruction_error"] <= pca:
         return ""
+    if train and train["best_step"] >= 0.95 * train["steps"]:
+        return "; the model was still improving: train longer"
     if test["active_units"] < test["units"]:
         return f"; the model uses {test['active_units']}: the others would cost more nats than they save"
     if train.get("reconstruction_error", pca) < 0.9 * test["reconstruction_error"]:
         return f"; the model reaches {train['reconstruction_error']:.5f} on training records: more records or --data.augment would help"
-    if train and train["best_step"] >= 0.95 * train["steps"]:
-        return "; the model was still improving: train longer"
     return "; the ELBO trades error for a lower rate"
 
 

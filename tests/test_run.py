@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import choices, command, config, data, evaluation, page, runs, serving, storage, training
+from keras_vae import choices, command, config, data, evaluation, page, report, runs, serving, storage, training
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -390,3 +390,24 @@ def test_a_validation_that_is_not_a_number_is_never_the_best():
     watch.see(math.nan, 1, warm=True)
     assert watch.see(-3.0, 2, warm=True) and watch.state["best"] == -3.0
     assert not watch.see(math.nan, 3, warm=True) and watch.state["best"] == -3.0
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"reconstruction_error": 0.01}, ""),
+        ({"best_step": 100}, "train longer"),
+        ({"active_units": 3}, "uses 3"),
+        ({"train_error": 0.005}, "0.00500 on training records"),
+        ({}, "lower rate"),
+    ],
+)
+def test_the_table_says_why_pca_is_ahead(changes, word):
+    figures = {"reconstruction_error": 0.03, "best_step": 50, "active_units": 16, "train_error": 0.029, **changes}
+    report_ = {
+        "test": {"reconstruction_error": figures["reconstruction_error"], "active_units": figures["active_units"], "units": 16},
+        "references": {"pca_reconstruction_error": 0.02},
+        "train": {"best_step": figures["best_step"], "steps": 100, "reconstruction_error": figures["train_error"]},
+    }
+    said = report.behind_pca(report_)
+    assert word in said and bool(said) == bool(word)
