@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 def plain(text: str) -> Text:
-    """The text as it is: no markup, and what would move the cursor shown as its escape."""
+    """The text as it is: no markup, no emoji for a `:name:`, and what would move the cursor shown as its escape."""
     return Text("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text))
 
 
@@ -21,7 +21,7 @@ class Console:
         self.rich = RichConsole(highlight=False, soft_wrap=True)
 
     def log(self, text: str) -> None:
-        self.rich.print(text, markup=False)
+        self.rich.print(plain(text))
 
     def card(self, rows) -> None:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -75,7 +75,7 @@ class Console:
 
     def table(self, title: str, rows) -> None:
         """(figure, value, remark) lines."""
-        table = Table(title=title)
+        table = Table(title=plain(title))
         for heading in ("figure", "value", "remark"):
             table.add_column(heading, justify="right" if heading == "value" else "left")
         for row in rows:

@@ -7,13 +7,16 @@ from rich.console import Console as RichConsole
 
 from keras_vae.console import Console
 
+TEXTS = ["a [b]c[/b]", r"back\[/b]x", r"\[b]x[y]", "[/x]", "\x1b[31mred", "two\nlines", "over\rwritten", ":smile:", "漢字 ü"]
 
-@pytest.mark.parametrize("text", ["a [b]c[/b]", r"back\[/b]x", "[/x]", "\x1b[31mred", "two\nlines", "漢字 ü"])
-def test_cards_and_tables_show_a_text_as_it_is(text):
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_everything_printed_shows_a_text_as_it_is(text):
     console = Console()
     console.rich = RichConsole(file=io.StringIO(), width=200, force_terminal=False, highlight=False)
     console.card([("label", text)])
-    console.table("title", [("figure", "1", text)])
+    console.table(f"title {text}", [("figure", "1", text)])
+    console.log(text)
     shown = console.rich.file.getvalue()
-    escaped = text.replace("\x1b", r"\x1b").replace("\n", r"\n")
-    assert shown.count(escaped) == 2 and "\x1b" not in shown
+    escaped = text.replace("\x1b", r"\x1b").replace("\n", r"\n").replace("\r", r"\r")
+    assert shown.count(escaped) == 4 and "\x1b" not in shown
