@@ -146,8 +146,9 @@ def lock(path: str | Path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            fix = "wait for it to end, or --name ANOTHER"
-            raise Refusal("usage", f"{path} is locked by pid {file.read()}", why="another process writes there", fix=fix) from None
+            holder = f"pid {file.read()}"
+            fix = f"--name ANOTHER, or wait for {holder} to end"
+            raise Refusal("usage", f"{path} is locked by {holder}", why="another process writes there", fix=fix) from None
         except OSError:
             pass  # a file system without locks
         with _space(path):

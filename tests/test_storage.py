@@ -454,6 +454,7 @@ def test_C21_a_second_process_is_refused_and_told_the_first(tmp_path):
             with pytest.raises(Refusal) as refused, storage.lock(path):
                 raise AssertionError
             assert refused.value.exit_code == 2 and f"locked by pid {holder.pid}" in str(refused.value)
+            assert "--name ANOTHER" in refused.value.fix and f"pid {holder.pid}" in refused.value.fix
         finally:
             holder.kill()
             holder.communicate()
