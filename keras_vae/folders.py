@@ -27,14 +27,15 @@ class Result:
     options: dict[str, object]  # option -> value, as decided
     history: dict[str, list[float]]  # "step", "learning_rate", "validation.elbo" ... -> one value a validation
     latent: dict  # latent.json
-    data: str  # the fingerprint of its records and splits
+    data: str  # the fingerprint of its records and splits; empty if the run does not tell
 
 
 def finished(run: str | Path, mark: str = "model.keras") -> Path:
     """The folder of a finished run, given as its folder or as its name under saved_models/; `mark` is the file that makes it finished.
     `Refusal` (model) if it is not one, with those that are."""
-    named = ROOT / run
-    folder = named if os.path.isfile(named / mark) and not os.path.isfile(Path(run) / mark) else Path(run) if os.path.isdir(run) else named
+    places = Path(run), ROOT / run
+    begun = (place for file in (mark, "config.json") for place in places if os.path.isfile(place / file))
+    folder = next(begun, places[0] if os.path.isdir(run) else places[1])  # a folder of data may have the name of a run
     if not os.path.isfile(folder / mark):
         why = "it has not finished" if os.path.isfile(folder / "config.json") else "there is no such run"
         known = ", ".join(sorted(path.parent.name for path in ROOT.glob(f"*/{mark}"))) or "none yet"
@@ -46,6 +47,9 @@ def read(folder: Path) -> Result:
     """The result of a finished run. `Refusal` (model) names the file that is damaged, missing or of another version."""
     readers = {"report.json": _report, "metrics.jsonl": _history, "latent.json": _latent, "data.json": _fingerprint}
     found = {}
+    if not (folder / "data.json").exists():  # the run can be shown, but not compared with others
+        found["data.json"] = ""
+        del readers["data.json"]
     for name, reader in readers.items():
         try:
             found[name] = reader((folder / name).read_text("utf-8"))

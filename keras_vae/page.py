@@ -100,11 +100,18 @@ def lead(runs: list[Result]) -> str:
 
 UNSEEN = ", which the training never saw"
 SEEN = "; what the data card says of them limits its worth"
+DENSITY = "of a density: depends on the range"
 
 
 def unseen(run: Result) -> bool:
     """Whether nothing on the data card says that test records may have been training records."""
-    return not any(label == "leak" or (label == "split" and "by position" in text) for label, text in run.report["card"])
+    said = [text for label, text in run.report["card"] if label == "leak" or (label == "split" and "by position" in text)]
+    return not any("test" in text for text in said)
+
+
+def dense(run: Result) -> bool:
+    """Whether bits/dim is of a density, so that a wider range of the data alone makes it less."""
+    return run.report["test"].get("density") is True
 
 
 def body(runs: list[Result], called: list[str]):
@@ -154,6 +161,7 @@ def headline(run: Result) -> Markup:
     value = run.figures
     samples, error = figure(value["test.log_likelihood_samples"], 0), figure(value.get("test.log_likelihood_standard_error", 0.0), 2)
     distortion, rate = (figure(value[f"test.{key}"], 2) for key in ("distortion", "rate"))
+    worth = DENSITY if dense(run) else "less is better"
     tiles = (
         (
             "log-likelihood",
@@ -162,7 +170,7 @@ def headline(run: Result) -> Markup:
             f"importance-weighted bound, K = {samples}, standard error {error}",
         ),
         ("ELBO", figure(value["test.elbo"], 2), "nats", f"= −(distortion {distortion} + rate {rate})"),
-        ("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", "from the log-likelihood; less is better"),
+        ("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", f"from the log-likelihood; {worth}"),
         ("reconstruction error", figure(value["test.reconstruction_error"], 5), "", "mean squared error per element, x in [0, 1]"),
         ("active units", figure(value["test.active_units"], 0), f"of {len(run.units)}", "latent units that follow the data"),
     )
@@ -177,7 +185,8 @@ def comparison(runs: list[Result], called: list[str]) -> list[Markup]:
     """Runs as columns, figures as rows; the best is marked where the figures may be compared."""
     same = ("model.likelihood", "evaluation.samples", "evaluation.limit")
     apart = [path for path in same if len({str(run.options[path]) for run in runs}) > 1]
-    apart += ["data"] * (len({run.data for run in runs}) > 1)
+    data = {run.data for run in runs}
+    apart += ["data (not known of each)"] if "" in data else ["data"] * (len(data) > 1)
     lines = []
     for label, key, unit, digits, better in FIGURES:
         values = [run.figures.get(key) for run in runs]
@@ -190,7 +199,9 @@ def comparison(runs: list[Result], called: list[str]) -> list[Markup]:
         if known:
             lines.append([tag("th", label, " ", tag("small", unit) if unit else None, scope="row"), cells])
     text = "The best of a row is set bold." if not apart else f"None is marked as best: the runs differ in {', '.join(apart)}."
-    return [table(called, lines, "Figures of the runs"), hint(text)]
+    densities = ", ".join(name for run, name in zip(runs, called, strict=True) if dense(run))
+    note = hint(f"bits/dim of {densities} is {DENSITY}.") if densities else None
+    return [table(called, lines, "Figures of the runs"), hint(text), note]
 
 
 def verdicts(run: Result) -> Markup:

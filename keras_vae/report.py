@@ -119,7 +119,7 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
             f"{test['log_likelihood']:.2f} nats",
             f"importance-weighted, K = {test['log_likelihood_samples']}, standard error {test['log_likelihood_standard_error']:.2f}",
         ),
-        ("bits/dim", f"{test['bits_per_dim']:.4f}", "of a density: it depends on the range" if test.get("density") else ""),
+        ("bits/dim", f"{test['bits_per_dim']:.4f}", "of a density: depends on the range" if test.get("density") else ""),
         ("active units", f"{test['active_units']} of {test['units']}", ""),
         ("reconstruction error", f"{test['reconstruction_error']:.5f}", "mean squared error per element"),
         (

@@ -296,7 +296,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "latent.json"])
+@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl", "latent.json", "data.json"])
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
 def test_a_damaged_file_is_refused_by_its_name(name, content, run):
     folder = run()
@@ -442,15 +442,72 @@ def test_runs_on_other_records_are_not_compared(run):
     assert "None is marked as best: the runs differ in data" in text(first, second)
 
 
+@pytest.mark.parametrize("without", [["second"], ["first", "second"]], ids=len)
+def test_runs_whose_records_are_not_known_are_not_compared(without, run):
+    first, second = run("first"), run("second", test={**FIGURES, "log_likelihood": -80.0})
+    for folder in (first, second):
+        if folder.name in without:
+            (folder / "data.json").unlink()
+    assert "None is marked as best: the runs differ in data (not known of each)." in text(first, second)
+    assert not [cell for cell in tree(first, second).iter("td") if cell.get("class") == "best"]
+
+
+def test_a_density_is_said_to_depend_on_the_range(run):
+    grey, scaled = run("grey"), run("scaled", test={**FIGURES, "density": True})
+    assert "from the log-likelihood; less is better" in text(grey) and "density" not in text(grey)
+    assert "of a density: depends on the range" in text(scaled) and "less is better" not in text(scaled)
+    assert "density" in text(grey, scaled) and "density" not in text(grey, run("other"))
+
+
+def test_the_table_says_what_is_a_density():
+    from keras_vae import report
+
+    for density, remark in ((None, ""), (False, ""), (True, "of a density: depends on the range")):
+        test = {**FIGURES, "density": density}
+        lines = report.rows({"test": test, "references": {"per_pixel_log_likelihood": -255.0}})
+        assert next(line[2] for line in lines if line[0] == "bits/dim") == remark
+
+
+def test_each_part_of_the_time_is_in_words(run):
+    parts = dict.fromkeys(("data", "compile", "wait", "step", "evaluate", "checkpoint", "export"), 1.0)
+    cost = next(table for table in tree(run(seconds={**parts, "total": 9.0})).iter("table") if table.get("class") == "numbers cost")
+    said = [row.find("th").text for row in cost.find("tbody")]
+    assert "waiting for records to be read" in said and not set(said) & (set(parts) - {"step"})
+
+
 def test_a_name_is_a_run_before_it_is_a_folder_of_data(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = folders.ROOT / "faces"
     storage.write(place / "report.json", "{}")
     (tmp_path / "faces").mkdir()
     assert folders.finished("faces", "report.json") == place
+    assert folders.finished(place, "report.json") == place
+    storage.write(tmp_path / "faces" / "report.json", "{}")
+    assert folders.finished("faces", "report.json").resolve() == tmp_path / "faces"
 
 
-@pytest.mark.parametrize("line", [["leak", "3 test records are also in train"], ["split", "test held out by position, as all are equal"]])
-def test_the_page_does_not_call_a_leak_unseen(line, run):
-    assert "which the training never saw" in text(run("clean"))
-    assert "never saw" not in text(run("leaky", card=[["source", "x"], line]))
+def test_a_run_that_has_not_finished_is_not_taken_for_a_folder_of_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    storage.write(folders.ROOT / "faces" / "config.json", "{}")
+    (tmp_path / "faces").mkdir()
+    with pytest.raises(Refusal) as refused:
+        folders.finished("faces")
+    assert "it has not finished" in str(refused.value)
+
+
+LEAKS = [
+    ["leak", "3 test records are also in train or validation: figures on test flatter the model"],
+    ["split", "validation and test held out by position, as only 1 of 9 records differ"],
+]
+HARMLESS = [
+    ["leak", "3 validation records are also in train: figures on validation flatter the model"],
+    ["split", "validation held out by position, as only 1 of 9 records differ"],
+    ["split", "validation and test held out by content"],
+]
+
+
+@pytest.mark.parametrize("line", LEAKS + HARMLESS, ids=lambda line: line[1][:20])
+def test_test_records_are_called_unseen_unless_the_card_says_otherwise(line, run):
+    found = text(run(card=[["source", "x"], line]))
+    assert ("which the training never saw" in found) == (line in HARMLESS)
+    assert ("what the data card says of them limits its worth" in found) == (line in LEAKS)
