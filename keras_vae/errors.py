@@ -14,8 +14,7 @@ class Refusal(Exception):
 
     def __init__(self, kind: str, what: str, where: str = "", why: str = "", fix: str = ""):
         self.kind = kind
-        # One line each: what other libraries say can be a page.
-        self.what, self.where, self.why, self.fix = (" ".join(str(text).split()) for text in (what, where, why, fix))
+        self.what, self.where, self.why, self.fix = map(_line, (what, where, why, fix))
         super().__init__(what)
 
     @property
@@ -26,6 +25,11 @@ class Refusal(Exception):
         lines = [f"error: {self.what}"]
         lines += [f"{label + ':':<6} {text}" for label, text in (("where", self.where), ("why", self.why), ("fix", self.fix)) if text]
         return "\n".join(lines)
+
+
+def _line(text) -> str:
+    """One line: what other libraries say can be a page, and what is in a file name can move the cursor."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
 
 
 def nearest(word: str, known) -> str:

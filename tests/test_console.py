@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from keras_vae.console import Console
+from keras_vae.errors import Refusal
 
 TEXTS = ["a [b]c[/b]", r"back\[/b]x", r"\[b]x[y]", "[/x]", "\x1b[31mred", "two\nlines", "over\rwritten", ":smile:", "漢字 ü"]
 
@@ -20,3 +21,8 @@ def test_everything_printed_shows_a_text_as_it_is(text):
     shown = console.rich.file.getvalue()
     escaped = text.replace("\x1b", r"\x1b").replace("\n", r"\n").replace("\r", r"\r")
     assert shown.count(escaped) == 4 and "\x1b" not in shown
+
+
+def test_a_refusal_is_a_few_lines_whatever_is_in_it():
+    refusal = Refusal("data", "a\x1b[31mb", "one\ntwo\r", "x" * 3, "\udcff")
+    assert str(refusal).splitlines() == ["error: a\\x1b[31mb", "where: one two", "why:   xxx", "fix:   \\udcff"]
