@@ -317,7 +317,6 @@ def test_every_kind_of_value_trains_and_its_own_file_is_a_valid_input(name, tmp_
     from keras_vae.console import Console
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(serving, "ask", lambda folder, calls: pytest.skip("not reached"))
     monkeypatch.setattr(serving, "export", lambda *arguments: 0.0)
     array, options = KINDS[name]
     np.save("x.npy", array)
@@ -328,7 +327,7 @@ def test_every_kind_of_value_trains_and_its_own_file_is_a_valid_input(name, tmp_
     verbs.program(["score", "x", "--input", "x.npy", "--count", "7"])
     verbs.program(["reconstruct", "x", "--input", "x.npy", "--count", "7"])
     scores, again = np.load("saved_models/x/outputs/scores.npy"), np.load("saved_models/x/outputs/reconstructions.npy")
-    assert (scores.shape == (7,) and np.isfinite(scores).all() and len(again) == 7 and again.dtype == array.dtype) or name != "levels"
+    assert scores.shape == (7,) and np.isfinite(scores).all() and len(again) == 7
     verbs.program(["evaluate", "x", "--samples", "2"])
     np.save("x.npy", array[::-1][:50])
     with pytest.raises(Refusal, match="changed"):
