@@ -20,9 +20,10 @@ from PIL import Image
 CHILD = """
 import json, os, sys, time
 began = float(sys.argv[2])
-from keras_vae import choices, data, runs, training
+from keras_vae import choices, data, runs
 from keras_vae.command import load_tensorflow, parse, plain
 load_tensorflow()
+from keras_vae.loop import Trainer
 from keras_vae.noise import Seed
 
 def resident():
@@ -35,7 +36,7 @@ found = time.time() - began
 config, _ = choices.resolve(config, dataset)
 vae = runs.build(config, dataset.modality)
 vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0)))
-trainer = training.Trainer(vae, dataset, config, 200)
+trainer = Trainer(vae, dataset, config, 200)
 trainer.advance(1)
 first = {"data_seconds": found, "first_step_seconds": time.time() - began, "first_step_mib": resident()}
 while trainer.step < 200:

@@ -24,8 +24,17 @@ def normalization(kind: str, width: int, dtype) -> keras.layers.Layer:
     if kind == "group":
         return keras.layers.GroupNormalization(groups=math.gcd(width, 8), dtype=dtype)
     if kind == "batch":
-        return keras.layers.BatchNormalization(synchronized=True, dtype=dtype)
+        return BatchNormalization(dtype=dtype)
     return keras.layers.Identity(dtype=dtype)
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Over the rows of all replicas (Batch Normalization; Ioffe and Szegedy 2015)."""
+
+    couples = True
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "synchronized": True})
 
 
 def head(units: int, **options) -> keras.layers.Dense:

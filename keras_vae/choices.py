@@ -4,6 +4,7 @@ import math
 
 from keras_vae import components, data, devices
 from keras_vae.config import Config, flatten, override
+from keras_vae.errors import Refusal
 
 # Powers of two for the batch, and bounds that keep a run within minutes to an hour.
 MIN_BATCH, MAX_BATCH, BATCH_ELEMENTS = 8, 128, 2**20
@@ -14,14 +15,17 @@ PATIENCE = 0.5  # of the run: a start at PCA is left behind only as the rate fal
 DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 
 
-def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[str, str]]]:
-    """The config with every "auto" decided from the data, and each decision with its reason."""
+def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[Config, list[tuple[str, str]]]:
+    """The config with every "auto" decided from the data, and each decision with its reason. `Refusal` (usage) for a batch that cannot be
+    shared by the replicas."""
     modality, decisions = dataset.modality, []
     for path in dataset.decided:
         config = override(config, f"data.{path}", dataset.decided[path])
     if config.data.batch_size is not None and config.data.batch_size > len(dataset.train):
-        decisions.append(("batch", f"all {len(dataset.train):,} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
-        config = override(config, "data.batch_size", len(dataset.train))
+        share = replicas * config.optimizer.accumulate
+        most = max(1, len(dataset.train) // share * share)
+        decisions.append(("batch", f"{most:,}: there are {len(dataset.train):,} training records, fewer than {config.data.batch_size:,}"))
+        config = override(config, "data.batch_size", most)
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":
         if modality.x_levels == 2:
@@ -55,17 +59,31 @@ def resolve(config: Config, dataset: data.Dataset) -> tuple[Config, list[tuple[s
         choice, why = _jit(config)
         decisions.append(("jit", f"{choice}  ({why})"))
         config = override(config, "devices.jit", choice)
-    for path, (value, why) in _sizes(config, dataset, elements).items():
+    for path, (value, why) in _sizes(config, dataset, elements, replicas).items():
         decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
         config = override(config, path, value)
+    _check_shares(config, replicas)
     return config, decisions
 
 
-def _sizes(config: Config, dataset: data.Dataset, elements: int) -> dict[str, tuple]:
+def _check_shares(config: Config, replicas: int) -> None:
+    size, parts = config.data.batch_size, config.optimizer.accumulate
+    if size % (replicas * parts):
+        share = replicas * parts
+        near = sorted({max(1, size // share) * share, -(-size // share) * share}, key=lambda other: abs(other - size))
+        shared = f"{replicas} replicas" + f" x {parts} parts (optimizer.accumulate)" * (parts > 1)
+        why = f"the global batch is shared evenly by {shared}"
+        fix = f"--data.batch-size {near[0]}" + f" (or {near[1]})" * (len(near) > 1)
+        raise Refusal("usage", f"data.batch_size = {size:,} does not divide by {share}", "data.batch_size", why, fix)
+
+
+def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) -> dict[str, tuple]:
     """Batch size, length, patience, learning rate and importance samples where they were left open: path -> (value, reason)."""
     count, chosen, size = len(dataset.train), {}, config.data.batch_size
     if size is None:
         size = 2 ** int(math.log2(max(MIN_BATCH, min(MAX_BATCH, count / 10, BATCH_ELEMENTS / elements))))
+        share = replicas * config.optimizer.accumulate
+        size = max(share, size // share * share)
         chosen["data.batch_size"] = size, f"{count:,} records of {elements:,} elements"
     if config.training.epochs is None and config.training.steps is None:
         steps = min(max(math.ceil(100 * count / min(size, count)), LEAST_STEPS), MOST_STEPS)

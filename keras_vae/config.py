@@ -58,6 +58,7 @@ class Optimizer:
     decay: str = "Cosine()"
     clip_norm: float = 100.0  # on the global norm of the mean gradient; 0 = off
     weight_decay: float = 0.0  # decoupled; kernels only
+    accumulate: int = 1  # work each batch off in so many parts: less memory, the same update
     ema: float = 0.0  # momentum of the running mean of the weights; 0 = off
 
 
@@ -83,8 +84,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Devices:
+    """What computes. The batch is shared by all replicas, whose number changes nothing but rounding."""
+
+    strategy: Literal["auto", "default", "mirrored", "multi_worker", "tpu"] = "auto"  # auto = several GPUs mirrored, workers by TF_CONFIG
+    virtual: int | None = None  # so many logical CPU devices, each a replica: to try a distributed run on a laptop
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    jit: Literal["auto", "on", "off"] = "auto"  # XLA for the whole step; auto = on, except convolutions on a CPU
+    jit: Literal["auto", "on", "off"] = "auto"  # XLA: the whole step, or the gradient on several replicas; auto = not convolutions on a CPU
     deterministic: bool = False  # bit-equal runs on accelerators too, slower; on a CPU they are anyway
 
 
@@ -116,6 +121,7 @@ RANGES = {
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.clip_norm": (0, 1e30, True),
     "optimizer.weight_decay": (0, 1e3, True),
+    "optimizer.accumulate": (1, 2**20, True),
     "optimizer.ema": (0, 0.99999999, True),
     "training.epochs": (0, 1e9, False),
     "training.steps": (1, 2**31 - 1, True),
@@ -123,6 +129,7 @@ RANGES = {
     "training.evaluate_every": (0, 1e9, False),
     "training.patience": (1, 2**31, True),
     "training.checkpoint_every": (0, 1e7, True),
+    "devices.virtual": (1, 64, True),
     "evaluation.samples": (1, 10**7, True),
     "evaluation.limit": (1, 2**31, True),
 }

@@ -17,8 +17,12 @@ def plain(text: str) -> Text:
 class Console:
     """Prints to a terminal with rich; where there is none, plain lines without a moving bar."""
 
-    def __init__(self):
-        self.rich = RichConsole(highlight=False, soft_wrap=True)
+    def __init__(self, quiet: bool = False):
+        self.rich = RichConsole(highlight=False, soft_wrap=True, quiet=quiet)
+
+    def quiet(self) -> "Console":
+        """One that prints nothing, for the workers that are not the chief."""
+        return Console(quiet=True)
 
     def log(self, text: str) -> None:
         self.rich.print(plain(text))

@@ -193,7 +193,7 @@ class Feed:
         except BaseException as error:  # handed to whoever waits for the batch
             self.ahead.put(error)
 
-    def take(self, steps: int) -> list[np.ndarray]:
+    def take(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """The next batches, at most `steps` and at most what `FED` bytes hold: indices [k, B] and records [k, B, *raw]."""
         taken = []
         for _ in range(min(steps, self.at_once)):
@@ -201,7 +201,8 @@ class Feed:
             if isinstance(batch, BaseException):
                 raise batch
             taken.append(batch)
-        return [np.stack(column) for column in zip(*taken, strict=True)]
+        indices, records = zip(*taken, strict=True)
+        return np.stack(indices), np.stack(records)
 
 
 def read(path, modality: Images, options: configuration.Data, count: int | None = None) -> np.ndarray:

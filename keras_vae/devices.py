@@ -1,18 +1,305 @@
-"""The devices a run uses: which there are, how numbers are held, and under which `tf.distribute` strategy the step runs."""
+"""The devices a run uses, how numbers are held on them, and everything there is of `tf.distribute`.
 
+The model never meets a strategy. It is given a part of the global batch, asks `place` which part, adds up with `total` (or, where its
+mathematics couples the examples, looks at all of them with `gather`) and updates itself with `either`. With one replica these do nothing.
+"""
+
+import contextlib
+import functools
+import json
 import os
 import platform
 import resource
+import signal
+import threading
+import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_vae import environment
+from keras_vae import environment, signals
+from keras_vae.errors import Refusal
+
+# ---- inside a step: what a replica may ask and do
 
 
-def strategy() -> tf.distribute.Strategy:
-    """The strategy under which the model is made and the step is run."""
-    return tf.distribute.get_strategy()
+def replicas() -> int:
+    """How many replicas share the global batch."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def place(rows):
+    """Where the `rows` of this replica lie in the global batch: (number of the first, rows of the global batch), int64."""
+    rows = tf.cast(rows, tf.int64)
+    if replicas() == 1:
+        return tf.zeros((), tf.int64), rows
+    context = tf.distribute.get_replica_context()
+    number = context.replica_id_in_sync_group
+    counts = total(tf.where(tf.range(replicas()) == number, rows, tf.zeros((), tf.int64)))
+    return tf.cumsum(counts, exclusive=True)[number], tf.reduce_sum(counts)
+
+
+def total(parts):
+    """The sum over all replicas of each tensor in a structure, in one reduction. Not inside a compiled function."""
+    return parts if replicas() == 1 else tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, parts)
+
+
+def gather(rows):
+    """The rows of all replicas, [global batch, ...], in order; gradients flow back to where they came from. Not inside a compiled
+    function: who calls this says so with `couples = True`."""
+    return rows if replicas() == 1 else tf.distribute.get_replica_context().all_gather(rows, axis=0)
+
+
+def either(condition, yes, no, arguments: tuple = ()) -> None:
+    """yes(*arguments) if `condition` holds on every replica, else no(*arguments); both may write variables, use Keras optimizers and see
+    tensors of the step as `arguments` only.
+
+    With several replicas the branch is taken once for all of them: an optimizer steps out of its replica, and no branch within one
+    allows that.
+    """
+    if not stepping_out():
+        tf.cond(condition, lambda: yes(*arguments), lambda: no(*arguments))
+        return
+
+    def once(strategy, condition, *arguments):
+        each = strategy.extended.call_for_each_replica
+        condition = strategy.experimental_local_results(condition)[0]
+        tf.cond(condition, lambda: each(yes, args=arguments), lambda: each(no, args=arguments))
+
+    tf.distribute.get_replica_context().merge_call(once, args=(condition, *arguments))
+
+
+def stepping_out() -> bool:
+    """Whether updates are made outside the replicas, so that XLA can compile the gradient but not the whole step."""
+    return tf.distribute.has_strategy() and not isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+
+
+def reduced(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer, told that the gradients it is given are reduced already: Keras would add them up a second time."""
+    optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+    return optimizer
+
+
+# ---- around the step: which devices take part, and what the workers tell one another
+
+
+class Group:
+    """The replicas that share a run: `local` ones in this process, the others in those of its fellow workers. Worker 0 is the chief."""
+
+    def __init__(self, strategy: tf.distribute.Strategy | None = None, workers: int = 1, worker: int = 0):
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.workers, self.worker, self.chief = workers, worker, worker == 0
+        self.replicas = self.strategy.num_replicas_in_sync
+        self.local = self.replicas // workers
+
+    def scope(self):
+        """Within the block variables are made on every replica."""
+        return self.strategy.scope()
+
+    def split(self, rows: np.ndarray, axis: int = 0) -> list[tf.Tensor]:
+        """The rows of this worker as equal parts, each on the device of its replica."""
+        return self._placed(np.split(rows, self.local, axis))
+
+    def copies(self, value: np.ndarray) -> list[tf.Tensor]:
+        """One value on the device of each replica."""
+        return self._placed([value] * self.local)
+
+    def _placed(self, parts) -> list[tf.Tensor]:
+        if self.local == 1:
+            return [tf.constant(parts[0])]
+        placed = []
+        for part, device in zip(parts, self.strategy.extended.worker_devices, strict=True):
+            with tf.device(device):
+                placed.append(tf.constant(part))
+        return placed
+
+    def run(self, step, *parts: list[tf.Tensor]):
+        """step(number of the replica in the group, its part of each of `parts`) on every replica of this worker; a list of the results."""
+        first = self.worker * self.local
+
+        def each(values):
+            return self.strategy.experimental_distribute_values_from_function(
+                lambda context: values[context.replica_id_in_sync_group - first]
+            )
+
+        numbers = [tf.constant(first + number, tf.int64) for number in range(self.local)]
+        results = self.strategy.run(step, [each(values) for values in (numbers, *parts)])
+        flat = [self.strategy.experimental_local_results(value) for value in tf.nest.flatten(results)]
+        return [tf.nest.pack_sequence_as(results, column) for column in zip(*flat, strict=True)]
+
+    def table(self, *values: float) -> np.ndarray:
+        """What every worker says, float64 [workers, values]; all have to ask at the same point of the program, and wait for one another."""
+        if self.workers == 1:
+            return np.array([values], np.float64)
+        return self._table(tf.constant(values, tf.float64)).numpy()
+
+    @functools.cached_property
+    def _table(self):
+        def row(values):
+            context = tf.distribute.get_replica_context()
+            number = context.replica_id_in_sync_group
+            mine = tf.one_hot(number // self.local, self.workers, dtype=tf.float64) * tf.cast(number % self.local == 0, tf.float64)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine[:, None] * values[None])
+
+        def gathered(values):
+            return self.strategy.experimental_local_results(self.strategy.run(row, (values,)))[0]
+
+        return tf.function(gathered, input_signature=[tf.TensorSpec((None,), tf.float64)], autograph=False)
+
+    def barrier(self) -> None:
+        """Wait until every worker is here."""
+        self.table(0.0)
+
+    @contextlib.contextmanager
+    def lost(self, log):
+        """If another worker is lost within the block, this one ends as if it had been interrupted."""
+        try:
+            yield
+        except LOST as error:
+            if self.workers == 1:
+                raise
+            log(f"another worker was lost: {str(error).strip().splitlines()[-1][:200]}")
+            signals.receive(signal.SIGTERM)
+            raise signals.Interrupted from error
+
+    def part(self) -> None:
+        """The end: the others stay until the chief is done, so that all can be started again if it is not."""
+        with contextlib.suppress(*LOST if self.chief else ()):
+            self.barrier()
+
+    def describe(self) -> str:
+        """The group in a few words; empty for a single device."""
+        if not tf.distribute.has_strategy() and self.strategy is tf.distribute.get_strategy():
+            return ""
+        name = {"MultiWorkerMirroredStrategy": "multi_worker", "TPUStrategyV2": "tpu"}.get(type(self.strategy).__name__, "mirrored")
+        return f"{name}, {self.replicas} replica{'s' * (self.replicas > 1)}{f' on {self.workers} workers' * (self.workers > 1)}; "
+
+
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+
+
+def join(options, log=print) -> Group:
+    """The group that `options` (config.Devices) and TF_CONFIG describe. With several workers it waits for them, and has to come before
+    anything else that TensorFlow does. `Refusal` (usage, environment) for what is not there."""
+    kind, workers, worker = _kind(options), 1, 0
+    if options.virtual is not None:
+        _make_virtual(options, kind)
+    if kind == "default":
+        return Group()
+    if kind == "multi_worker":
+        workers, worker = _cluster()
+        strategy = _patiently(tf.distribute.MultiWorkerMirroredStrategy, workers, log)
+    elif kind == "tpu":
+        strategy = _tpu()
+    else:
+        strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(options.virtual)] if options.virtual else None)
+    return Group(strategy, workers, worker)
+
+
+def _kind(options) -> str:
+    if options.strategy != "auto":
+        return options.strategy
+    if "TF_CONFIG" in os.environ and _cluster()[0] > 1:
+        return "multi_worker"
+    return "mirrored" if options.virtual or len(tf.config.list_physical_devices("GPU")) > 1 else "default"
+
+
+def _make_virtual(options, kind: str) -> None:
+    if kind != "mirrored":
+        why = f"the strategy is {kind}, and logical devices of one process are for mirrored"
+        raise Refusal("usage", "devices.virtual would do nothing", "devices.virtual", why, "--devices.strategy mirrored")
+    wanted = [tf.config.LogicalDeviceConfiguration()] * options.virtual
+    try:
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], wanted)
+    except RuntimeError:  # TensorFlow is at work already
+        found = len(tf.config.list_logical_devices("CPU"))
+        if found < options.virtual:
+            what = f"TensorFlow runs already, with {found} logical CPU devices"
+            raise Refusal("environment", what, "devices.virtual", fix="ask for them in a new process") from None
+
+
+EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+
+
+def _cluster() -> tuple[int, int]:
+    """(number of workers, which of them this process is), from TF_CONFIG; a "chief" comes before the "worker"s."""
+
+    def refusal(why):
+        fix = f"TF_CONFIG='{EXAMPLE}', or python -m keras_vae launch --workers 2 -- python train.py ..."
+        return Refusal("usage", "TF_CONFIG does not describe a group of workers", "TF_CONFIG", why, fix)
+
+    if "TF_CONFIG" not in os.environ:
+        raise refusal("it is not set")
+    try:
+        value = json.loads(os.environ["TF_CONFIG"])
+        jobs, task = dict(value["cluster"]), dict(value["task"])
+        kind, index = task["type"], int(task["index"])
+        addresses = {name: [str(address) for address in jobs[name]] for name in jobs}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise refusal(f"{type(error).__name__}: {error}") from None
+    if extra := set(addresses) - {"chief", "worker"}:
+        raise refusal(f"it names {', '.join(sorted(map(str, extra)))}, and only chief and worker take part")
+    if kind not in addresses or not 0 <= index < len(addresses[kind]):
+        raise refusal(f"this process is {kind} {index}, which the cluster does not have")
+    every = [address for name in ("chief", "worker") for address in addresses.get(name, [])]
+    for address in every:
+        if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdecimal():
+            raise refusal(f"{address!r} is no HOST:PORT")
+    if len(set(every)) < len(every) or len(addresses.get("chief", [])) > 1:
+        raise refusal("an address is there twice, or there are two chiefs")
+    return len(every), index + (len(addresses.get("chief", [])) if kind == "worker" else 0)
+
+
+PATIENCE = 600.0  # seconds a worker waits for the others to come
+
+
+def _patiently(make, workers: int, log):
+    """make() in a thread: it waits for the other workers inside TensorFlow, where no signal is heard."""
+    made = []
+
+    def work():
+        try:
+            made.append(make())
+        except BaseException as error:
+            made.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    began, said = time.monotonic(), False
+    thread.start()
+    while not made:
+        thread.join(0.2)
+        signals.again()  # TensorFlow has put its own handlers in place
+        waited = time.monotonic() - began
+        if waited > 5.0 and not said:
+            log(f"waiting for the other {workers - 1} workers of TF_CONFIG")
+            said = True
+        if waited > PATIENCE:
+            why = f"after {PATIENCE:.0f} seconds not all {workers} are connected"
+            raise Refusal("environment", "the other workers do not come", "TF_CONFIG", why, "start them all with the same command")
+    signals.again()
+    if isinstance(made[0], BaseException):
+        why = str(made[0]).partition("\n")[0]
+        raise Refusal("environment", "the workers cannot be connected", "TF_CONFIG", why) from made[0]
+    return made[0]
+
+
+def _tpu() -> tf.distribute.Strategy:
+    """TPUStrategy over the TPU of this machine, or the one named by TPU_NAME. Not yet run on a TPU."""
+    name = os.environ.get("TPU_NAME", "")
+    if not name and not (os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")):
+        why = "there is no /dev/accel0 or /dev/vfio/0, and TPU_NAME is not set"
+        raise Refusal("environment", "no TPU was found", "devices.strategy", why, "--devices.strategy auto")
+    if not environment.version("tensorflow-tpu"):
+        fix = 'pip install "tensorflow-tpu>=2.20,<2.21" in an environment of its own'
+        raise Refusal("environment", "this TensorFlow has no TPU kernels", "devices.strategy", "tensorflow-tpu is not installed", fix)
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+# ---- what there is
 
 
 def policy(precision: str) -> keras.DTypePolicy:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components
+from keras_vae import components, devices
 from keras_vae.noise import Seed
 
 BATCH = 500  # records per call
@@ -20,15 +20,20 @@ class Evaluator:
     Noise is addressed by the record's number, so a figure depends neither on the batch size nor on what was evaluated before.
     """
 
-    def __init__(self, vae, dataset, jit: bool = True):
-        self.vae, self.dataset = vae, dataset
+    def __init__(self, vae, dataset, jit: bool = True, group: devices.Group | None = None):
+        self.vae, self.dataset, self.group = vae, dataset, group or devices.Group()
         self._terms = tf.function(self._terms, jit_compile=jit, autograph=False)
         self._log_weights = tf.function(self._log_weights, jit_compile=jit, autograph=False)
+        self._terms_spread = tf.function(self._spread, autograph=False) if self.group.local > 1 else self._terms
 
     def elbo(self, split: str, limit: int | None = None) -> dict[str, float]:
-        """The unweighted bound at one posterior sample a record: {"elbo", "distortion", "rate"}, nats per example."""
-        terms = self._over(split, limit, self._fits(BATCH), lambda x, row: self._terms(x, row)[:2])
-        distortion, rate = (float(np.mean(values, dtype=np.float64)) for values in terms)
+        """The unweighted bound at one posterior sample a record: {"elbo", "distortion", "rate"}, nats per example. Every worker takes a
+        share of the records."""
+        share = self.group.local, self.group.workers, self.group.worker
+        batches = self._batches(split, limit, self._fits(BATCH), self._terms_spread, *share)
+        sums = [[terms[0].sum(dtype=np.float64), terms[1].sum(dtype=np.float64), len(terms[0])] for terms in batches]
+        distortion, rate, count = self.group.table(*np.sum([np.zeros(3), *sums], axis=0)).sum(axis=0)
+        distortion, rate = distortion / count, rate / count
         return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
 
     def log_likelihood(self, split: str, samples: int, limit: int | None = None, progress=None) -> np.ndarray:
@@ -120,18 +125,28 @@ class Evaluator:
     def _some(self, split, count) -> np.ndarray:
         return self.dataset.modality.encode(self.dataset.some(split, count), Seed.of(0).fold(split)).numpy()
 
+    def _spread(self, x, row):
+        """`_terms` on all replicas of this worker, each with its part of the rows."""
+        parts = tf.split(x, self.group.local)
+        rows = [row + number * parts[0].shape[0] for number in range(self.group.local)]
+        results = self.group.run(lambda _, x, row: self._terms(x, row), parts, rows)
+        return [tf.concat(column, axis=0) for column in zip(*results, strict=True)]
+
     def _over(self, split: str, limit: int | None, batch: int, function) -> list[np.ndarray]:
-        """`function(x, first row)` over a split in batches of one shape (the last is filled up, and the filling dropped)."""
+        """`function(x, first row)` over a split, [N, ...] of each of its results."""
+        return [np.concatenate(column) for column in zip(*self._batches(split, limit, batch, function), strict=True)]
+
+    def _batches(self, split: str, limit: int | None, batch: int, function, replicas: int = 1, workers: int = 1, worker: int = 0):
+        """`function(x, first row)` on batches of one shape (the last is filled up, and the filling dropped); of several workers each takes
+        its turn."""
         records = len(getattr(self.dataset, split))
         records = min(records, limit or records)
-        batch = min(batch, records)
-        parts = []
-        for start in range(0, records, batch):
+        batch = min(batch, -(-records // replicas)) * replicas
+        for start in range(worker * batch, records, workers * batch):
             x = self.dataset.encoded(split, start, min(start + batch, records))
             real = len(x)
             x = tf.concat([x, tf.repeat(x[-1:], batch - real, axis=0)], axis=0)
-            parts.append([np.asarray(values)[:real] for values in function(x, tf.constant(start, tf.int64))])
-        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+            yield [np.asarray(values)[:real] for values in function(x, tf.constant(start, tf.int64))]
 
 
 def bits_per_dim(log_likelihood: float, size: int, continuous: bool, level_width: float) -> float:

@@ -65,8 +65,12 @@ class Likelihood(keras.layers.Layer):
         """Why x [N, *X] cannot have come from this likelihood; empty if it can."""
         return ""
 
-    def update(self, likelihood, x, observed=None) -> None:
-        """Move state that follows the data, once a training step; not called when the step is skipped."""
+    def statistics(self, likelihood, x, observed=None) -> tuple:
+        """Sums over the examples that `update` follows, tensors whose shapes do not depend on B; () if it follows nothing."""
+        return ()
+
+    def update(self, *statistics) -> None:
+        """Move state that follows the data, given the statistics of the global batch; once a training step, not if it is skipped."""
         return None
 
     def reference(self, n: int):
@@ -160,9 +164,14 @@ class Normal(Likelihood):
         if isinstance(self.sigma, str):
             self.log_sigma.assign(0.5 * np.log(variance + TINY))
 
-    def update(self, likelihood, x, observed=None):
-        if self.sigma == "optimal":
-            weight = tf.ones_like(x) if observed is None else observed + tf.zeros_like(x)
-            error = tf.reduce_sum(weight * tf.square(x - likelihood.loc)) / tf.maximum(tf.reduce_sum(weight), 1.0)
-            variance = self.momentum * tf.exp(2.0 * self.log_sigma) + (1.0 - self.momentum) * error
+    def statistics(self, likelihood, x, observed=None):
+        if self.sigma != "optimal":
+            return ()
+        weight = tf.ones_like(x) if observed is None else observed + tf.zeros_like(x)
+        return tf.reduce_sum(weight * tf.square(x - likelihood.loc)), tf.reduce_sum(weight)
+
+    def update(self, *statistics):
+        if statistics:
+            error, weight = statistics
+            variance = self.momentum * tf.exp(2.0 * self.log_sigma) + (1.0 - self.momentum) * error / tf.maximum(weight, 1.0)
             self.log_sigma.assign(0.5 * tf.math.log(variance + TINY))

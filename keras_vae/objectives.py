@@ -12,10 +12,12 @@ class Objective:
     """The contract: `(batch, inference, step) -> {"loss", "elbo", "distortion", "rate", ...}`, each [B], in nats.
 
     `elbo` = -(distortion + rate) is the unweighted bound log p(x) >= E log p(x|z) - KL(q(z|x) || p(z)), whatever the loss weighs.
-    `warm(step)` says whether the weights have reached their final values: patience counts only from then on.
+    `warm(step)` says whether the weights have reached their final values: patience counts only from then on. An objective whose loss is
+    no sum over examples says `couples = True`, and looks at the rows of all replicas with `devices.gather`.
     """
 
     terms = ("loss", "elbo", "distortion", "rate")
+    couples = False
 
     def __call__(self, batch: dict, inference: Inference, step) -> dict:
         raise NotImplementedError

@@ -21,7 +21,7 @@ KEPT = 3  # checkpoints kept beside each other
 
 CHECKPOINT_FORMAT = 1
 
-# Options that may change when a run is continued: they touch neither the model nor the order of the data.
+# Options that may change when a run is continued: they touch neither the model nor the order of the data, nor the noise of an example.
 FREE = (
     "training.epochs",
     "training.steps",
@@ -30,6 +30,8 @@ FREE = (
     "training.checkpoint_every",
     "evaluation.samples",
     "evaluation.limit",
+    "devices.strategy",
+    "devices.virtual",
 )
 
 

@@ -24,6 +24,7 @@ class _Process:
 
     first: signal.Signals | None = None
     deferring = False
+    handling: tuple[signal.Signals, ...] = ()
     committing = threading.Lock()
 
 
@@ -62,10 +63,11 @@ def handled(farewell):
     thread.start()
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False) if numbers else -1
     try:
-        for number in numbers:
-            signal.signal(number, _handle)
+        _Process.handling = tuple(numbers)
+        again()
         yield
     finally:
+        _Process.handling = ()
         # After a signal the program is about to end, and the thread sees to it; Python's own end may take a while.
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if pending() else handler)
@@ -74,6 +76,19 @@ def handled(farewell):
                 signal.set_wakeup_fd(wakeup)
             writer.close()
             thread.join()
+
+
+def again() -> None:
+    """Put the handlers back in place, where a library has replaced them."""
+    if _Process.handling and threading.current_thread() is threading.main_thread():
+        for number in _Process.handling:
+            signal.signal(number, _handle)
+
+
+def receive(number: int) -> None:
+    """Take a signal that another process was sent as one's own."""
+    if not pending():
+        _Process.first = signal.Signals(number)
 
 
 def _handle(number, _) -> None:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, linear, stability
+from keras_vae import components, devices, linear, metrics, stability
 from keras_vae.errors import Refusal
 from keras_vae.inference import Inference, Latent
 from keras_vae.noise import Seed
@@ -39,8 +39,9 @@ class VAE(keras.Model):
             setattr(self, kind, components.make(kind, part))
         self.seed = seed
         self.clip_norm = 0.0
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.objective.terms}
-        self.skipped = keras.metrics.Sum(name="skipped")
+        self.accumulate = 1
+        self.trackers = {name: metrics.Mean(name) for name in self.objective.terms}
+        self.skipped = metrics.Sum("skipped")
         self.skipped_in_a_row = self.add_weight(name="skipped_in_a_row", dtype="int32", initializer="zeros", trainable=False)
 
     def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None) -> Inference:
@@ -57,31 +58,51 @@ class VAE(keras.Model):
         likelihood = self.likelihood(features)  # p(x|z)
         return Inference((Latent(posterior, z, prior),), likelihood)
 
-    def gradients(self, batch: dict, seed: Seed, step):
-        """d loss / d weights of one batch, with the loss [] and the terms [B] and the inference they came from."""
+    def gradients(self, batch: dict, seed: Seed, step, count):
+        """What the rows of one replica add to the mean over the `count` rows of the global batch: d loss / d weights, the loss []; and to
+        sums over it: the terms of the objective, the statistics the likelihood follows."""
         with tf.GradientTape() as tape:
             inference = self.infer(batch, seed, training=True)
             terms = self.objective(batch, inference, step)
-            loss = tf.reduce_mean(terms["loss"]) + sum(self.losses, 0.0)
-        weights = self.trainable_weights
-        return tape.gradient(loss, weights, unconnected_gradients="zero"), loss, terms, inference
+            penalty = sum(self.losses, 0.0) / (devices.replicas() * self.accumulate)
+            loss = tf.reduce_sum(terms["loss"]) / tf.cast(count, tf.float32) + penalty
+        gradients = tape.gradient(loss, self.trainable_weights, unconnected_gradients="zero")
+        statistics = self.likelihood.statistics(inference.likelihood, batch["x"], batch.get("mask"))
+        return gradients, loss, {name: tf.reduce_sum(values) for name, values in terms.items()}, statistics
+
+    def accumulated(self, batch: dict, seed: Seed, step, count):
+        """`gradients`, worked off in `accumulate` parts one after the other."""
+        parts = {name: tf.reshape(rows, (self.accumulate, -1, *rows.shape[1:])) for name, rows in batch.items()}
+        size = tf.shape(parts["x"], tf.int64)[1]
+
+        def gradients(number):
+            part = {name: rows[number] for name, rows in parts.items()}
+            return self.gradients(part, seed.at(seed.row + tf.cast(number, tf.int64) * size), step, count)
+
+        def add(number, sums):
+            return number + 1, tf.nest.map_structure(tf.add, sums, gradients(number))
+
+        # A loop, so that no executor works on two parts at a time: memory is what this saves.
+        return tf.while_loop(lambda number, _: number < self.accumulate, add, (1, gradients(0)), parallel_iterations=1)[1]
 
     def train_step(self, data) -> dict:
-        """One update: gradient, clip, guard, then apply everything or nothing. The only training step there is."""
+        """One update: gradient, sum over the replicas, clip, guard, then apply everything or nothing. The only training step there is."""
         batch, step = as_batch(data), tf.convert_to_tensor(self.optimizer.iterations)
+        first, count = batch.pop("place", None) or devices.place(tf.shape(batch["x"])[0])
         moving = [weight for weight in self.non_trainable_weights if weight is not self.skipped_in_a_row]
         before = [tf.identity(weight) for weight in moving]
-        gradients, loss, terms, inference = self.gradients(batch, Seed.of(self.seed, step), step)
+        parts = self.compiled_gradients(batch, Seed.of(self.seed, step, row=first), step, count)
+        gradients, loss, terms, statistics = devices.total(parts)
         gradients, norm = stability.clip(gradients, self.clip_norm)
 
-        def apply():
+        def apply(gradients, terms, statistics, count, _):
             self.optimizer.apply(gradients, self.trainable_weights)
-            self.likelihood.update(inference.likelihood, batch["x"], batch.get("mask"))
+            self.likelihood.update(*statistics)
             for name, tracker in self.trackers.items():
-                tracker.update_state(terms[name])
+                tracker.update_state(terms[name], count)
             self.skipped_in_a_row.assign(0)
 
-        def skip():
+        def skip(gradients, terms, statistics, count, before):
             for weight, value in zip(moving, before, strict=True):
                 weight.assign(value)
             # The step counts all the same: else the same batch and noise would come again for ever.
@@ -89,15 +110,18 @@ class VAE(keras.Model):
             self.skipped.update_state(1.0)
             self.skipped_in_a_row.assign_add(1)
 
-        tf.cond(stability.healthy(loss, norm), apply, skip)
+        devices.either(stability.healthy(loss, norm), apply, skip, (gradients, terms, statistics, count, before))
         return self.get_metrics_result()
 
     def test_step(self, data) -> dict:
         batch = as_batch(data)
-        seen = self.trackers["loss"].count  # the row of the first example: figures do not depend on the batch size
-        inference = self.infer(batch, Seed.of(self.seed, row=seen).fold("test"))
-        for name, values in self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations)).items():
-            self.trackers[name].update_state(values)
+        first, count = devices.place(tf.shape(batch["x"])[0])
+        seen = tf.cast(self.trackers["loss"].count, tf.int64)  # so figures do not depend on the batch size
+        inference = self.infer(batch, Seed.of(self.seed, row=seen + first).fold("test"))
+        terms = self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations))
+        sums = devices.total({name: tf.reduce_sum(values) for name, values in terms.items()})
+        for name, tracker in self.trackers.items():
+            tracker.update_state(sums[name], count)
         return self.get_metrics_result()
 
     def call(self, inputs, training=None, seed=None) -> Inference:
@@ -167,16 +191,32 @@ class VAE(keras.Model):
         self.event_shape, self.encoder_shape = event_shape, input_shape
         self.built = True
 
-    def compile(self, optimizer="adam", clip_norm: float = 0.0, **kwargs):
-        """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never)."""
+    def compile(self, optimizer="adam", clip_norm: float = 0.0, accumulate: int = 1, jit_compile=False, **kwargs):
+        """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never); `accumulate`: work
+        each batch off in so many parts, for memory. Where several replicas share a batch, `jit_compile` compiles the gradient only."""
         if kwargs.get("loss") is not None:
             raise ValueError("the objective is the loss: give it to VAE(objective=...)")
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
             raise ValueError("the metrics are the objective's terms; compute others from predict(x)")
         if any(getattr(optimizer, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue")):
             raise ValueError("clip with compile(clip_norm=...): the optimizer's own clipping works per replica")
-        self.clip_norm = float(clip_norm)
-        super().compile(optimizer=optimizer, **{"jit_compile": False, **kwargs})
+        if getattr(optimizer, "gradient_accumulation_steps", None):
+            raise ValueError("accumulate with compile(accumulate=...): the optimizer's own accumulation fails on several replicas")
+        if accumulate > 1 and self.couples:
+            raise ValueError(f"accumulate={accumulate} would change the result: {', '.join(self.couples)} looks at the batch as a whole")
+        self.clip_norm, self.accumulate = float(clip_norm), int(accumulate)
+        gradients = self.accumulated if accumulate > 1 else self.gradients
+        inner = bool(jit_compile) and devices.stepping_out()
+        compiled = inner and not self.couples  # no reduction may be inside what XLA compiles
+        self.compiled_gradients = tf.function(gradients, jit_compile=True, autograph=False) if compiled else gradients
+        super().compile(optimizer=optimizer, **{"jit_compile": jit_compile and not inner, **kwargs})
+        devices.reduced(self.optimizer)
+
+    @property
+    def couples(self) -> list[str]:
+        """The parts that look at the batch as a whole: their result is no sum over examples."""
+        parts = [self.objective, *self._flatten_layers(include_self=False)]
+        return sorted({type(part).__name__ for part in parts if getattr(part, "couples", False)})
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; a model that was never built is first adapted to x (its first batch, if x is a dataset)."""
@@ -207,7 +247,9 @@ class VAE(keras.Model):
         self.build(config["shapes"])
 
     def get_compile_config(self):
-        return {**super().get_compile_config(), "clip_norm": self.clip_norm} if self.compiled else None
+        if not self.compiled:
+            return None
+        return {**super().get_compile_config(), "clip_norm": self.clip_norm, "accumulate": self.accumulate}
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))

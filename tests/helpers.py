@@ -64,7 +64,7 @@ def finite(tensors) -> bool:
 
 def gradients(vae, x) -> tuple:
     """The gradients and the loss of one batch."""
-    return vae.gradients(as_batch(x), Seed.of(0), tf.constant(0))[:2]
+    return vae.gradients(as_batch(x), Seed.of(0), tf.constant(0), len(x))[:2]
 
 
 def in_fresh_process(code: str, *arguments) -> None:

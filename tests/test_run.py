@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import choices, command, config, data, evaluation, page, report, runs, serving, storage, training
+from keras_vae import choices, command, config, data, evaluation, loop, page, report, runs, serving, storage
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -386,7 +386,7 @@ def test_a_model_file_that_was_cut_is_refused(kept, copy):
 
 
 def test_a_validation_that_is_not_a_number_is_never_the_best():
-    watch = training.Watch(None, None)
+    watch = loop.Watch(None, None)
     watch.see(math.nan, 1, warm=True)
     assert watch.see(-3.0, 2, warm=True) and watch.state["best"] == -3.0
     assert not watch.see(math.nan, 3, warm=True) and watch.state["best"] == -3.0

@@ -10,6 +10,7 @@ from keras_vae import choices, data, records, runs, training
 from keras_vae import config as configuration
 from keras_vae.config import Data, override
 from keras_vae.errors import Refusal
+from keras_vae.loop import Trainer
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
 from keras_vae.sources import folder
@@ -246,7 +247,7 @@ def trained(dataset, steps=13, total=13, folder=None):
     config, _ = choices.resolve(config, dataset)
     vae = runs.build(config, dataset.modality)
     vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0)))
-    loop = training.Trainer(vae, dataset, config, total)
+    loop = Trainer(vae, dataset, config, total)
     if folder:
         loop.restore(folder, print)
     while loop.step < steps:

@@ -11,12 +11,12 @@ import tensorflow as tf
 from helpers import arrays, difference, equal, in_fresh_process, put
 
 from keras_vae import config as configuration
-from keras_vae import data, evaluation, runs, storage, training
+from keras_vae import data, evaluation, runs, storage
 from keras_vae.choices import total_steps
 from keras_vae.errors import Refusal
+from keras_vae.loop import Rate, Trainer, Watch, fit
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
-from keras_vae.training import Rate, Trainer, Watch
 
 SHAPE, BATCH = (4, 4, 1), 16
 TINY = {"encoder": "Dense(widths=(8,))", "decoder": "Dense(widths=(8,))", "posterior": "Normal(size=3)", "likelihood": "Normal()"}
@@ -181,11 +181,13 @@ def test_R5_a_checkpoint_of_another_model_is_refused(change, tmp_path):
 def test_the_minutes_of_a_run_are_those_of_all_its_pieces(tmp_path):
     loop, resumed = trainer(config(training__minutes=5.0)), trainer(config(training__minutes=5.0))
     loop.began -= 200.0
-    assert not loop.late
+    assert not loop.agree() and not loop.late
     loop.save(tmp_path)
     resumed.restore(tmp_path, print)
+    resumed.agree()
     assert 200.0 < resumed.spent < 250.0 and not resumed.late
     resumed.began -= 100.0
+    resumed.agree()
     assert resumed.late and not resumed.finished  # not before a validation
     resumed.validate(Told(-1.0), LINE)
     assert resumed.finished
@@ -195,12 +197,13 @@ def test_deterministic_ops_give_the_same_bits_as_the_others_do_on_a_cpu(tmp_path
     in_fresh_process(
         """
 import test_training as t
+from keras_vae import devices
 def weights(loop):
     t.run(loop, 3, 2)
     return list(loop.arrays().values())
 options = t.config(**t.NOISY)
 before = weights(t.trainer(options))
-t.training.devices.be_deterministic()
+devices.be_deterministic()
 assert t.equal(weights(t.trainer(options)), before)
 """
     )
@@ -387,7 +390,7 @@ class Silent:
 
 def test_fit_validates_at_the_ends_of_epochs_and_stops_early(tmp_path):
     loop = trainer(config(training__patience=2), total=40)
-    training.fit(loop, Told(-1.0, -2.0, -3.0), tmp_path, Silent(), Silent())
+    fit(loop, Told(-1.0, -2.0, -3.0), tmp_path, Silent(), Silent())
     assert [line["step"] for line in loop.history] == [4, 8, 12] and loop.watch.stop
     assert loop.watch.state["best_step"] == 4
     assert trainer().restore(tmp_path, print)
@@ -395,7 +398,7 @@ def test_fit_validates_at_the_ends_of_epochs_and_stops_early(tmp_path):
 
 def test_a_run_ended_by_the_clock_before_its_first_epoch_keeps_what_it_trained(tmp_path):
     loop = trainer(config(training__minutes=1e-9), total=40)
-    training.fit(loop, Told(-1.0), tmp_path, Silent(), Silent())
+    fit(loop, Told(-1.0), tmp_path, Silent(), Silent())
     assert loop.step < 4
     trained = arrays(loop.vae.trainable_weights)
     loop.give_best(loop.vae)
@@ -432,7 +435,7 @@ class Talking(Silent):
 def fit_small(tmp_path):
     loop, console = trainer(config(training__checkpoint_every=0.0), total=24), Talking()
     try:
-        training.fit(loop, Told(*range(6)), tmp_path, Silent(), console)
+        fit(loop, Told(*range(6)), tmp_path, Silent(), console)
     finally:
         assert not list(tmp_path.rglob(".tmp*"))
     return loop, console.said
@@ -461,7 +464,7 @@ def test_C15_a_last_checkpoint_that_fails_ends_the_run(tmp_path, monkeypatch):
     loop = trainer(config(training__checkpoint_every=1e6), total=8)
     Full(monkeypatch, 1)
     with pytest.raises(Refusal) as refused:
-        training.fit(loop, Told(-1.0, -1.0), tmp_path, Silent(), Talking())
+        fit(loop, Told(-1.0, -1.0), tmp_path, Silent(), Talking())
     assert refused.value.exit_code == 6
 
 
@@ -485,11 +488,11 @@ def test_C16_metrics_that_cannot_be_written_are_written_later(tmp_path, monkeypa
 
 def test_checkpoints_come_by_the_clock_and_within_epochs(tmp_path, monkeypatch):
     full = Full(monkeypatch)
-    monkeypatch.setattr(training, "CALL_SECONDS", 0.0)
+    monkeypatch.setattr("keras_vae.loop.CALL_SECONDS", 0.0)
     loop, _ = fit_small(tmp_path)
     steps = [int(path.name[-8:]) for path in sorted((tmp_path / "checkpoints").iterdir())]
     assert full.count == 24 and len(loop.history) == 6 and steps == [22, 23, 24]
     rare = Full(monkeypatch)
     (tmp_path / "rare").mkdir()
-    training.fit(trainer(config(training__checkpoint_every=1e6), total=24), Told(*range(6)), tmp_path / "rare", Silent(), Silent())
+    fit(trainer(config(training__checkpoint_every=1e6), total=24), Told(*range(6)), tmp_path / "rare", Silent(), Silent())
     assert rare.count == 1

@@ -401,7 +401,7 @@ def test_training_starts_near_the_model_without_a_latent(text, rule, networks):
 def test_optimal_sigma_becomes_the_root_mean_square_error(floor):
     x, vae = sample_of(lambda x: x), build(SHAPE, keras.optimizers.SGD(0.0), likelihood=f"Normal(floor={floor})")
     for _ in range(200):
-        vae.likelihood.update(vae.likelihood.reference(len(x)), tf.constant(x))
+        vae.likelihood.update(*vae.likelihood.statistics(vae.likelihood.reference(len(x)), tf.constant(x)))
     sigma = float(tf.exp(vae.likelihood.reference(1).log_scale)[0, 0, 0, 0])
     error = np.sqrt(np.square(x - vae.likelihood.bias.numpy()).mean())
     assert floor <= sigma
@@ -416,7 +416,7 @@ def test_sigma_stays_at_the_floor_for_data_that_never_changes():
     x = np.full((8, *SHAPE), 0.25, "float32")
     vae.adapt(x)
     for _ in range(50):
-        vae.likelihood.update(vae.likelihood.reference(len(x)), tf.constant(x))
+        vae.likelihood.update(*vae.likelihood.statistics(vae.likelihood.reference(len(x)), tf.constant(x)))
     sigma = float(tf.exp(vae.likelihood.reference(1).log_scale)[0, 0, 0, 0])
     assert 0.01 <= sigma < 2.01 * 0.01
     assert np.isfinite(vae.likelihood.reference(8).log_prob(x)).all()

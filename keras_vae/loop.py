@@ -1,0 +1,381 @@
+"""The loop: many steps of the model's own step a call, cut anywhere and continued, on any group of devices."""
+
+import contextlib
+import hashlib
+import math
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import components, data, devices, evaluation, records, runs, schedules, signals, storage
+from keras_vae.config import Config
+from keras_vae.errors import Refusal
+from keras_vae.noise import Seed
+
+CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
+FAILURES = 3  # checkpoints that may fail in a row before the run ends
+SKIPS_IN_A_ROW = 20
+REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
+
+
+@keras.saving.register_keras_serializable("keras_vae")
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """rate(step) = base * min(1, (step + 1) / warmup) * decay(progress) * plateau, progress from 0 after the warm-up to 1 at `total`."""
+
+    def __init__(self, base: float, warmup: int, decay: str, total: int, plateau: float = 1.0):
+        self.base, self.warmup, self.total, self.decay = base, warmup, total, decay
+        self.factor = components.make("decay", decay)
+        self.plateau = tf.Variable(float(plateau), trainable=False, name="plateau")
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        progress = tf.clip_by_value((step - self.warmup) / max(1, self.total - self.warmup), 0.0, 1.0)
+        rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
+        return self.base * rise * self.factor(progress, step) * self.plateau
+
+    @classmethod
+    def from_config(cls, config):
+        components.refuse_foreign({"decay": config["decay"]})
+        return cls(**config)
+
+    def get_config(self):
+        return {"base": self.base, "warmup": self.warmup, "decay": self.decay, "total": self.total, "plateau": float(self.plateau.numpy())}
+
+
+def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
+    """The Keras optimizer that `options` (config.Optimizer) describe."""
+    averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
+    optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging)
+    optimizer.weight_decay = options.weight_decay or None  # AdamW and others would decay by a default of their own
+    if options.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "log_sigma"])
+    return optimizer
+
+
+def as_array(value) -> np.ndarray:
+    """A NumPy array of its own, of a variable or an array."""
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+class Watch:
+    """The best validation ELBO so far, and the patience of early stopping and of the plateau decay. Plain numbers, saved with the run."""
+
+    def __init__(self, patience: int | None, plateau):
+        self.patience, self.plateau = patience, plateau
+        self.state = {"best": None, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
+
+    def see(self, elbo: float, step: int, warm: bool) -> bool:
+        """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
+        state, better = self.state, math.isfinite(elbo) and (self.state["best"] is None or elbo > self.state["best"])
+        if better:
+            state.update(best=elbo, best_step=step, stalled=0, plateau_stalled=0)
+        elif warm:
+            state["stalled"] += 1
+            state["plateau_stalled"] += 1
+        if self.plateau and state["plateau_stalled"] >= self.plateau.patience:
+            state.update(plateau_stalled=0, factor=max(self.plateau.final, state["factor"] * self.plateau.factor))
+        return better
+
+    @property
+    def stop(self) -> bool:
+        return self.patience is not None and self.state["stalled"] >= self.patience
+
+
+class Trainer:
+    """The loop: many steps of `VAE.train_step` per call, on records that are resident or fed, in an order and with noise that are pure
+    functions of (seed, step). So a run may be cut anywhere and continued."""
+
+    def __init__(self, vae, dataset: data.Dataset, config: Config, total: int, group: devices.Group | None = None):
+        self.vae, self.dataset, self.config, self.total, self.group = vae, dataset, config, total, group or devices.Group()
+        self.batch_size = min(config.data.batch_size, len(dataset.train))
+        self.part = self.batch_size // self.group.replicas  # rows of one replica
+        options, jit = config.optimizer, config.devices.jit != "off"
+        with self.group.scope():
+            self.rate = Rate(options.learning_rate, options.warmup, options.decay, total)
+            self.optimizer = make_optimizer(options, self.rate)
+            whole = jit and not devices.stepping_out()  # one replica: XLA compiles the step, optimizer included
+            vae.compile(self.optimizer, options.clip_norm, options.accumulate, jit_compile=jit and not whole)
+            self.optimizer.build(vae.trainable_variables)
+        if options.ema:
+            # Keras starts the averages at the first update, wherever the first step is skipped from zero: start them at the weights.
+            for average, weight in zip(self.optimizer._model_variables_moving_average, vae.trainable_variables, strict=True):
+                average.assign(as_array(weight))
+        self.augment = data.augmentation(config.data)
+        self.resident = self.group.copies(dataset.train) if records.in_memory(dataset.train) else None
+        self.feed: data.Feed | None = None
+        self.step_function = tf.function(vae.train_step, jit_compile=True, autograph=False) if whole else vae.train_step
+        raw = self.resident[0].shape if self.resident else (None, self.part, *dataset.modality.shape)
+        dtype = self.resident[0].dtype if self.resident else dataset.modality.raw_dtype
+        each = [tf.TensorSpec((None, self.part), tf.int64)] * self.group.local, [tf.TensorSpec(raw, dtype)] * self.group.local
+        self.call = tf.function(self._steps, input_signature=each, autograph=False)
+        self.steps_a_call, self.step = 1, 0
+        self.called = (0, 0.0)  # steps and seconds of the last call of that many
+        self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
+        self.late = self.due = False  # whether the minutes are over, and whether a checkpoint is due: agreed by all workers
+        self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
+        self.best = [as_array(weight) for weight in vae.weights]
+        self.history: list[dict] = []
+        self.seconds = {"compile": 0.0, "wait": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+        self.began, self.earlier = time.perf_counter(), 0.0  # this piece of the run, and the seconds of those before
+        self.saved, self.failures = self.began, 0  # the last checkpoint, and how often it failed since
+        self.recorded = True  # whether metrics.jsonl has the whole history
+
+    def _steps(self, indices: list, records: list):
+        """Train one step for each row of `indices` [k, rows of a replica], one such tensor for each replica of this worker, on `records`,
+        resident [N, *raw] or fed [k, rows, *raw]; returns the means since the metrics were reset."""
+
+        def body(number):
+            def step(replica, indices, records):
+                index = tf.ensure_shape(indices[number], (self.part,))
+                first = replica * self.part
+                seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations), first)
+                raw = tf.gather(records, index) if self.resident else records[number]
+                x = self.dataset.modality.encode(self.augment(raw, seed.fold("augment")), seed.fold("encode"))
+                self.step_function({"x": x, "index": index, "place": (first, tf.constant(self.batch_size, tf.int64))})
+
+            self.group.run(step, indices, records)
+            return (number + 1,)
+
+        tf.while_loop(lambda number: number < tf.shape(indices[0])[0], body, (0,), parallel_iterations=1)
+        return self.vae.get_metrics_result()
+
+    def advance(self, until: int) -> dict[str, float]:
+        """Train up to step `until` at most, for about `CALL_SECONDS`; the means of the metrics since the last reset."""
+        steps = min(self.steps_a_call, until - self.step)
+        started = time.perf_counter()
+        indices, fed = self._batches(steps)
+        steps = len(indices)
+        indices = self.group.split(indices, axis=1)
+        fed = self.resident or self.group.split(fed, axis=1)
+        self.seconds["wait"] += time.perf_counter() - started
+        started = time.perf_counter()
+        metrics = {name: float(value) for name, value in self.call(indices, fed).items()}
+        elapsed = time.perf_counter() - started
+        if self.seconds["compile"]:
+            self.seconds["step"] += elapsed
+            self.called = (steps, elapsed)
+        else:
+            self.seconds["compile"], self.compile_steps = elapsed, steps
+        self.step += steps
+        self._check(metrics)
+        return metrics
+
+    def agree(self, signal: int = 0) -> int:
+        """What depends on a clock or on a signal, decided by all workers alike: the length of a call, whether the time is over or a
+        checkpoint due, and the signal that any of them was sent, 0 if none."""
+        now, minutes = time.perf_counter(), self.config.training.minutes
+        late = minutes is not None and self.spent > 60.0 * minutes
+        due = now - self.saved >= self.config.training.checkpoint_every
+        signal, seconds, self.late, self.due = self.group.table(signal, self.called[1], late, due).max(axis=0)
+        steps = self.called[0]
+        if steps == self.steps_a_call:
+            self.steps_a_call = max(1, min(2 * steps, int(CALL_SECONDS * steps / seconds)))
+        return int(signal)
+
+    def _batches(self, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Which records come next on this worker, int64 [steps, rows], and, where they are not resident, the records themselves."""
+        if self.resident:
+            return self._order(self.step, steps), None
+        if self.feed is None:
+            self.feed = data.Feed(self.dataset.train, self._order, self.step, self.total)
+        return self.feed.take(steps)
+
+    def _order(self, step: int, steps: int) -> np.ndarray:
+        size, rows = self.batch_size, self.part * self.group.local
+        order = data.order(self.config.seed, len(self.dataset.train), step * size, steps * size).reshape(steps, size)
+        return order[:, self.group.worker * rows : (self.group.worker + 1) * rows]
+
+    def _check(self, metrics) -> None:
+        """Stop a run whose updates are all refused by the guard."""
+        in_a_row = int(self.vae.skipped_in_a_row.numpy())
+        if in_a_row >= SKIPS_IN_A_ROW or (metrics["skipped"] and self.config.stability.on_nonfinite == "abort"):
+            where = f"step {self.step}, {in_a_row} updates in a row were skipped"
+            raise self._refusal("the loss or its gradient is not finite", where)
+
+    def _refusal(self, what: str, where: str) -> Refusal:
+        why = "the learning rate is too high for this model, or the data is badly scaled"
+        return Refusal("numerics", what, where, why, fix=f"--optimizer.learning-rate {self.config.optimizer.learning_rate / 10:g}")
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Within the block the model has the running mean of its weights (if there is one)."""
+        if not self.config.optimizer.ema or not self.step:
+            yield
+            return
+        weights, averages = self.vae.trainable_variables, self.optimizer._model_variables_moving_average
+        raw = [as_array(weight) for weight in weights]
+        for weight, average in zip(weights, averages, strict=True):
+            weight.assign(as_array(average))
+        try:
+            yield
+        finally:
+            for weight, value in zip(weights, raw, strict=True):
+                weight.assign(value)
+
+    def validate(self, evaluator: evaluation.Evaluator, train: dict) -> dict:
+        """One validation of the averaged weights: keeps the best, counts patience, appends to the history."""
+        started = time.perf_counter()
+        with self.averaged():
+            figures = evaluator.elbo("validation")
+            if not math.isfinite(figures["elbo"]):
+                raise self._refusal("the validation ELBO is not finite", f"step {self.step}")
+            warm = self.vae.objective.warm(self.step)
+            if self.watch.see(figures["elbo"], self.step, warm):
+                self.best = [as_array(weight) for weight in self.vae.weights]
+        self.rate.plateau.assign(self.watch.state["factor"])
+        self.seconds["evaluate"] += time.perf_counter() - started
+        line = {
+            "step": self.step,
+            "epoch": round(self.step * self.batch_size / len(self.dataset.train), 4),
+            "learning_rate": float(self.rate(self.step)),
+            "train": train,
+            "validation": figures,
+        }
+        self.history.append(line)
+        self.vae.reset_metrics()
+        return line
+
+    def record(self, folder: Path, line: dict, console) -> None:
+        """Append a validation to metrics.jsonl. If the disk is full, training goes on, and the file is written again later."""
+        path, before = folder / "metrics.jsonl", self.recorded
+        try:
+            storage.append_line(path, line) if before else storage.write(path, storage.lines(self.history))
+            self.recorded = True
+        except Refusal as refusal:
+            self.recorded = False
+            if before:
+                console.log(f"WARNING: {path} lacks lines ({refusal.what}); training goes on")
+
+    def _variables(self) -> dict[str, list]:
+        metrics = [variable for metric in self.vae.metrics for variable in metric.variables]
+        return {"weight": self.vae.weights, "slot": self.optimizer.variables, "metric": metrics}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything a checkpoint holds: weights, optimizer slots (with the averages), metrics, the best weights."""
+        groups = {**self._variables(), "best": self.best}
+        return {f"{group}/{number}": as_array(value) for group, values in groups.items() for number, value in enumerate(values)}
+
+    def save(self, folder: Path) -> None:
+        """Commit a checkpoint; the chief does, for all."""
+        started = time.perf_counter()
+        state = {"step": self.step, "seconds": self.spent, "watch": self.watch.state, "history": self.history}
+        if self.group.chief:
+            with signals.commit():
+                runs.save_checkpoint(folder, self.step, self.arrays(), state)
+        self.saved, self.failures = time.perf_counter(), 0
+        self.seconds["checkpoint"] += self.saved - started
+
+    def save_if_due(self, folder: Path, console) -> None:
+        """A checkpoint every so many seconds. If the disk is full, training goes on with the one before, but not for ever."""
+        if not self.due:
+            return
+        try:
+            self.save(folder)
+        except Refusal as refusal:
+            self.saved, self.failures = time.perf_counter(), self.failures + 1
+            if refusal.kind != "environment" or self.failures >= FAILURES:
+                raise
+            console.log(f"WARNING: no checkpoint at step {self.step:,} ({refusal.what}); training goes on with the one before")
+
+    def restore(self, folder: Path, log) -> bool:
+        """Continue from the newest whole checkpoint, if there is one."""
+        found = runs.load_checkpoint(folder, log)
+        if found is None:
+            return False
+        arrays, state = found
+        self._check_arrays(arrays, folder)
+        for group, variables in self._variables().items():
+            for number, variable in enumerate(variables):
+                variable.assign(arrays[f"{group}/{number}"])
+        self.best = [arrays[f"best/{number}"] for number in range(len(self.best))]
+        self.step, self.history, self.watch.state = state["step"], state["history"], state["watch"]
+        self.first_step, self.earlier = self.step, state["seconds"]
+        self.rate.plateau.assign(self.watch.state["factor"])
+        return True
+
+    def _check_arrays(self, arrays: dict, folder: Path) -> None:
+        """`Refusal` (model) for the checkpoint of another model."""
+        here, there = ({name: (str(array.dtype), array.shape) for name, array in found.items()} for found in (self.arrays(), arrays))
+        if different := [name for name in sorted(here | there) if here.get(name) != there.get(name)]:
+            shown = "; ".join(f"{name} is {there.get(name, 'missing')}, here {here.get(name, 'missing')}" for name in different[:3])
+            raise Refusal("model", "the checkpoint is one of another model", str(folder), shown, fix="--name ANOTHER, or --overwrite")
+
+    def compare(self, fingerprint: str) -> None:
+        """`Refusal` (model) on all workers if one of them is about to train something else: nothing would ever tell."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays().items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        said = {
+            "step": self.step,
+            "configuration": _number(repr(self.config)),
+            "data": _number(fingerprint),
+            "weights": _number(digest.hexdigest()),
+        }
+        for what, column in zip(said, self.group.table(*said.values()).T, strict=True):
+            if len(set(column)) > 1:
+                why = ", ".join(f"worker {worker}: {int(value):{'d' if what == 'step' else 'x'}}" for worker, value in enumerate(column))
+                fix = "start all workers with the same command, code and data, in one shared folder"
+                raise Refusal("model", f"the workers do not agree on the {what}", f"step {self.step}", why[:300], fix)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of training, over all pieces of the run."""
+        return self.earlier + time.perf_counter() - self.began
+
+    @property
+    def finished(self) -> bool:
+        """Whether a limit is reached; the clock ends a run with a validation."""
+        validated = bool(self.history) and self.history[-1]["step"] == self.step
+        return self.step >= self.total or self.watch.stop or (self.late and validated)
+
+    @property
+    def examples_per_second(self) -> float:
+        """Of this process, without the first call, which compiles."""
+        steps = self.step - self.first_step - self.compile_steps
+        return steps * self.batch_size / self.seconds["step"] if steps > 0 else 0.0
+
+    def give_best(self, vae) -> None:
+        """Give a model the weights with the best validation ELBO."""
+        for weight, value in zip(vae.weights, self.best, strict=True):
+            weight.assign(value)
+
+
+def _number(text: str) -> int:
+    """48 bits that stand for a text: a float64 holds them exactly."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
+
+
+def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
+    """Train to the end of the run: call, validate, record, keep the best, stop early, checkpoint. After a signal it is the end too."""
+    chief, per_epoch = trainer.group.chief, len(trainer.dataset.train) / trainer.batch_size
+    every = max(1, round(trainer.config.training.evaluate_every * per_epoch))
+    with console.training(trainer.total, trainer.step) as show, signals.deferred() as pending:
+        sent = trainer.agree(pending() or 0)
+        while not sent and not trainer.finished:
+            boundary = min(trainer.total, (trainer.step // every + 1) * every)
+            metrics = trainer.advance(boundary)
+            sent = trainer.agree(pending() or 0)
+            if not pending():  # the terminal may be gone
+                show(trainer, metrics)
+            if trainer.step == boundary or trainer.late:
+                line = trainer.validate(evaluator, metrics)
+                if chief:
+                    trainer.record(folder, line, console)
+                    list_bad_records(folder, trainer.dataset)
+                    board.scalars(line)
+                    if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
+                        board.pictures(trainer.vae, trainer.dataset, trainer.step)
+            trainer.save_if_due(folder, console)
+        trainer.save(folder)
+        trainer.group.barrier()  # nobody leaves before the chief has saved
+        if sent:
+            signals.receive(sent)
+
+
+def list_bad_records(folder: Path, dataset: data.Dataset) -> None:
+    """bad_records.jsonl: name and reason of every record that was left out so far."""
+    if dataset.bad:
+        storage.write(folder / "bad_records.jsonl", storage.lines(dataset.bad))
