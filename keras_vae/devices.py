@@ -159,7 +159,7 @@ class Group:
         except LOST as error:
             if self.workers == 1:
                 raise
-            log(f"another worker was lost: {str(error).strip().splitlines()[-1][:200]}")
+            log(f"another worker was lost ({type(error).__name__}): the group has to be started again")
             signals.receive(signal.SIGTERM)
             raise signals.Interrupted from error
 
@@ -172,8 +172,8 @@ class Group:
         """The group in a few words; empty for a single device."""
         if not tf.distribute.has_strategy() and self.strategy is tf.distribute.get_strategy():
             return ""
-        name = {"MultiWorkerMirroredStrategy": "multi_worker", "TPUStrategyV2": "tpu"}.get(type(self.strategy).__name__, "mirrored")
-        return f"{name}, {self.replicas} replica{'s' * (self.replicas > 1)}{f' on {self.workers} workers' * (self.workers > 1)}; "
+        kind = "tpu" if isinstance(self.strategy, tf.distribute.TPUStrategy) else "multi_worker" if self.workers > 1 else "mirrored"
+        return f"{kind}, {self.replicas} replica{'s' * (self.replicas > 1)}{f' on {self.workers} workers' * (self.workers > 1)}; "
 
 
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)

@@ -1,0 +1,185 @@
+"""Runs every case on one group of devices and writes what came of it: python replicas.py KIND FOLDER.
+
+KIND is one (replica), two (logical CPU devices) or workers (this process is one of TF_CONFIG's).
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from test_rooms import MEMBERS, SET_UP, models
+
+from keras_vae import VAE, config, data, devices, evaluation, loop, objectives, runs
+from keras_vae.modalities.images import Images
+
+SHAPE, BATCH, STEPS = (5, 7, 3), 16, 9
+
+
+@dataclass(frozen=True)
+class Coupled(objectives.ELBO):
+    """The ELBO, and the squared distance of each code from the mean code of the whole batch."""
+
+    couples = True
+
+    def __call__(self, batch, inference, step):
+        terms, z = super().__call__(batch, inference, step), inference.latents[0].z
+        apart = tf.reduce_sum(tf.square(z - tf.reduce_mean(devices.gather(z), axis=0)), axis=-1)
+        return {**terms, "loss": terms["loss"] + 10.0 * tf.square(1.0 - apart)}
+
+
+@dataclass(frozen=True)
+class Poisoned(Images):
+    """One row of the global batch is not finite at steps 2 and 5."""
+
+    def encode(self, raw, seed=None):
+        x = super().encode(raw, seed)
+        if seed is None:
+            return x
+        bad = tf.math.floormod(seed.key, 2**32)
+        rows = seed.row + tf.range(tf.shape(x, tf.int64)[0])
+        hit = (rows == 11) & ((bad == 2) | (bad == 5))
+        return tf.where(hit[:, None, None, None], np.nan, x)
+
+
+NOISY = {
+    "model.encoder": "Dense(widths=(16,), dropout=0.3, linear=True)",
+    "model.decoder": "Dense(widths=(16,), dropout=0.3, l2=1e-3, linear=True)",
+    "model.posterior": "Normal(size=4)",
+    "model.likelihood": "Normal()",
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.warmup": 2,
+    "data.batch_size": BATCH,
+    "data.augment": "Flip, Shift(pixels=1)",
+    "devices.jit": "off",
+}
+SMOOTH = {"optimizer.algorithm": "SGD", "optimizer.learning_rate": 1e-4}  # Adam makes steps of rounding where a gradient is zero
+BATCHED = SMOOTH | {"model.encoder": "Dense(widths=(16,), dropout=0.3, normalization='batch')"}
+CASES = {
+    "plain": {},
+    "jit": {"devices.jit": "on"},
+    "clip": {"optimizer.clip_norm": 1.0, "optimizer.algorithm": "SGD"},
+    "EMA": {"optimizer.ema": 0.8},
+    "accumulation": {"optimizer.accumulate": 4},
+    "accumulation-jit": {"optimizer.accumulate": 2, "devices.jit": "on"},
+    "sync-BatchNorm": BATCHED,
+    "sync-BatchNorm-jit": {**BATCHED, "devices.jit": "on"},
+    "plateau": {"optimizer.decay": "Plateau(patience=1, factor=0.5)"},
+    "coupled": {"model.objective": "replicas:Coupled()"},
+    "binarized": {"data.binarize": "dynamic", "model.likelihood": "Bernoulli()"},
+    "poisoned": {"optimizer.ema": 0.5, **BATCHED},
+    "weight-decay": {"optimizer.algorithm": "Muon", "optimizer.weight_decay": 0.1},
+}
+CASES |= {
+    "rooms-" + "-".join(text.partition("(")[0] for text in parts.values()) + f"-{number}": {
+        "data.binarize": "dynamic",
+        **SMOOTH,
+        **{f"model.{kind}": text for kind, text in parts.items()},
+    }
+    for number, parts in enumerate(models(MEMBERS) + models(SET_UP))
+}
+RAGGED = ((9, 4), (8, 0), (1, 12))
+
+
+def options(changes: dict) -> config.Config:
+    """A tiny noisy run."""
+    result = config.Config(name="replicas", seed=3)
+    for path, value in {**NOISY, **changes}.items():
+        result = config.override(result, path, value)
+    return config.check(result)
+
+
+def trainer(name: str, group: devices.Group) -> loop.Trainer:
+    """A trainer of a case, with the same records and initial weights on every kind of group."""
+    chosen = options(CASES[name])
+    raw = np.random.default_rng(0).integers(0, 256, (101, *SHAPE)).astype("uint8")
+    modality = (Poisoned if name == "poisoned" else Images)(SHAPE, binarize=chosen.data.binarize)
+    dataset = data.Dataset("test", modality, raw[:61], raw[61:81], raw[81:])
+    with group.scope():
+        vae = runs.build(chosen, modality)
+        vae.adapt(Images(SHAPE, binarize=chosen.data.binarize).encode(raw[:61], data.Seed.of(0)))
+    return loop.Trainer(vae, dataset, chosen, 20, group)
+
+
+def trained(name: str, group: devices.Group, folder: Path) -> dict[str, np.ndarray]:
+    """Everything a checkpoint would hold after some steps, cut into calls, with validations in between."""
+    one, validated = trainer(name, group), []
+    for steps in (1, 3, 2, STEPS - 6):
+        one.steps_a_call = steps
+        metrics = one.advance(one.step + steps)
+        if name == "plateau":  # whose validations get worse
+            one.watch.see(-one.step, one.step, warm=True)
+            one.rate.plateau.assign(one.watch.state["factor"])
+        elif name in ("EMA", "jit") and one.step == 4:
+            evaluator = evaluation.Evaluator(one.vae, one.dataset, name == "jit", group)
+            validated = list(one.validate(evaluator, metrics)["validation"].values())
+    one.agree()
+    checkpoint = folder / "halfway" / name
+    if name == "plain":
+        one.save(checkpoint)
+    return {**one.arrays(), "train": np.array(list(metrics.values())), "validation": np.array(validated)}
+
+
+def continued(group: devices.Group, folder: Path) -> dict[str, np.ndarray]:
+    """The run that one replica has begun, some steps later."""
+    one = trainer("plain", group)
+    assert one.restore(folder / "halfway" / "plain", print)
+    for _ in range(2):
+        one.steps_a_call = 4
+        one.advance(one.step + 4)
+    return one.arrays()
+
+
+def ragged(group: devices.Group, jit: bool) -> dict[str, np.ndarray]:
+    """Steps whose parts have different sizes, also none at all."""
+    x = np.random.default_rng(1).random((13, *SHAPE)).astype("float32")
+    with group.scope():
+        keras.utils.set_random_seed(7)
+        parts = {"encoder": "Dense(widths=(8,), dropout=0.3)", "decoder": "Dense(widths=(8,), l2=1e-2)", "likelihood": "Normal()"}
+        vae = VAE(posterior="Normal(size=3)", **parts)
+        vae.build((None, *SHAPE))
+        vae.compile(keras.optimizers.Adam(1e-2), clip_norm=5.0, jit_compile=jit)
+        vae.optimizer.build(vae.trainable_variables)
+    step = tf.function(lambda *parts: group.run(lambda _, x: {"loss": vae.train_step(x)["loss"]}, list(parts)), autograph=False)
+    for number in range(8):
+        sizes = RAGGED[number % len(RAGGED)]
+        parts = np.split(x, np.cumsum(sizes)[:-1]) if group.replicas > 1 else [x]
+        step(*map(tf.constant, parts[group.worker : group.worker + group.local]))
+    metrics = [variable for metric in vae.metrics for variable in metric.variables]
+    values = [*vae.weights, *vae.optimizer.variables, *metrics]
+    return {f"value/{number}": loop.as_array(value) for number, value in enumerate(values)}
+
+
+def fitted(group: devices.Group) -> dict[str, np.ndarray]:
+    """Keras' own fit and evaluate, with a ragged last batch, clipping, averages and dropout."""
+    x = np.random.default_rng(2).random((61, *SHAPE)).astype("float32")
+    with group.scope():
+        keras.utils.set_random_seed(7)
+        vae = VAE("Dense(widths=(8,), dropout=0.3)", "Normal(size=3)", decoder="Dense(widths=(8,))", likelihood="Normal()")
+        vae.build((None, *SHAPE))
+        vae.compile(keras.optimizers.Adam(1e-2, use_ema=True), clip_norm=5.0)
+    history = vae.fit(x, epochs=3, batch_size=8, shuffle=False, verbose=0).history
+    figures = vae.evaluate(x, batch_size=8, verbose=0, return_dict=True)
+    values = {f"value/{number}": loop.as_array(value) for number, value in enumerate(vae.weights)}
+    return {**values, "history": np.array(history["loss"]), "evaluate": np.array(list(figures.values()))}
+
+
+def main(kind: str, folder: Path) -> None:
+    chosen = {"one": {"strategy": "default"}, "two": {"virtual": 2}, "workers": {"strategy": "multi_worker"}}[kind]
+    group = devices.join(config.Devices(**chosen))
+    assert group.replicas == (1 if kind == "one" else 2)
+    found = {name: trained(name, group, folder) for name in CASES}
+    found |= {"ragged": ragged(group, jit=False), "ragged-jit": ragged(group, jit=True), "continued": continued(group, folder)}
+    if kind != "workers":  # which Keras' own fit cannot do
+        found["fit"] = fitted(group)
+    for name, arrays in found.items():
+        np.savez(folder / f"{kind}{group.worker or ''}-{name}.npz", **arrays)
+    group.part()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main(sys.argv[1], Path(sys.argv[2]))
