@@ -60,13 +60,10 @@ class Launch:
         sys.exit(code)
 
     def _check(self) -> None:
-        last = 2**16 - self.workers
-        if self.workers < 1:
-            raise Refusal("usage", f"--workers {self.workers} must be at least 1")
-        if self.restarts < 0:
-            raise Refusal("usage", f"--restarts {self.restarts} must be at least 0")
-        if self.port is not None and not 1 <= self.port <= last:
-            raise Refusal("usage", f"--port {self.port} must be between 1 and {last}", why=f"{self.workers} ports from there on are used")
+        for name, least, most in (("workers", 1, 1000), ("restarts", 0, 10**9), ("port", 1, 2**16 - self.workers)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise Refusal("usage", f"--{name} {value} must be between {least} and {most}")
         if "TF_CONFIG" in os.environ:
             why = f"it describes another cluster: {os.environ['TF_CONFIG'][:100]}"
             raise Refusal("usage", "TF_CONFIG is set already", "environment", why, "unset TF_CONFIG, or start each worker without launch")
@@ -189,10 +186,10 @@ def _code(worker) -> int | None:
     end = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if end is None:
         return None
+    if end.si_code != os.CLD_EXITED:
+        return -end.si_status
     shell = 128 < end.si_status < 128 + signal.NSIG and end.si_status not in STOPPED
-    if end.si_code == os.CLD_EXITED:
-        return 128 - end.si_status if shell else end.si_status
-    return -end.si_status
+    return 128 - end.si_status if shell else end.si_status
 
 
 def _pass_on(pipe, label: bytes) -> None:

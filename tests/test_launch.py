@@ -20,8 +20,8 @@ from keras_vae.errors import Refusal
 ROOT = Path(__file__).parent.parent
 LAUNCHER = """
 import sys
-from keras_vae import __main__, command, launch
-launch.GRACE, launch.PATIENCE = {grace}, {patience}
+from keras_vae import __main__, command, launch, signals
+launch.GRACE, launch.PATIENCE, signals.GRACE = {grace}, {patience}, {leave}
 command.main(__main__.program, sys.argv[1:])
 """
 # A worker leaves a file INDEX.PID with what it was told, tells what it does by files, and waits for files: nothing depends on speed.
@@ -58,9 +58,9 @@ class Group:
         self.launchers = []
         (place / "new").mkdir()
 
-    def start(self, work: str, *words, options=("--workers", "2"), grace=30.0, patience=30.0, python=sys.executable, **more):
+    def start(self, work: str, *words, options=("--workers", "2"), grace=30.0, patience=30.0, leave=8.0, python=sys.executable, **more):
         (self.place / "work.py").write_text(WORKER + work)
-        program = LAUNCHER.format(grace=grace, patience=patience)
+        program = LAUNCHER.format(grace=grace, patience=patience, leave=leave)
         command = [sys.executable, "-c", program, "launch", *options, "--", python, self.place / "work.py", *words]
         more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, **more}
         self.launchers.append(subprocess.Popen(command, **more))
@@ -140,6 +140,11 @@ def test_the_environment_is_inherited(group, monkeypatch):
     monkeypatch.setenv("FAVOURITE", "blue")
     code, out, error = group.run("print(os.environ['FAVOURITE'])")
     assert (code, out, error) == (0, "blue\n", "[worker 1] blue\n")
+
+
+def test_workers_do_not_read_what_is_typed(group):
+    launcher = group.start("print(repr(sys.stdin.read()))", stdin=subprocess.PIPE)
+    assert launcher.wait(timeout=30) == 0 and launcher.stdout.read() == b"''\n"
 
 
 def test_worker_0_is_heard_as_if_alone_and_the_others_with_their_number(group):
@@ -347,6 +352,15 @@ def test_after_a_signal_nothing_is_started_again(group, end):
     assert group.end(launcher)[0] == 75 and group.starts() == {0: 1, 1: 1}
 
 
+def test_a_long_commit_is_waited_for(group):
+    """Workers that commit for longer than a program has to end after a signal."""
+    work = "signal.signal(signal.SIGTERM, lambda *_: write('heard'))\nwrite(f'ready{me}')\nwait('heard')\n"
+    launcher = group.start(work + "time.sleep(1.5); write(f'committed{me}'); sys.exit(75)", leave=0.3)
+    group.wait("ready0", "ready1")
+    launcher.send_signal(signal.SIGTERM)
+    assert group.end(launcher)[0] == 75 and len(list(group.place.glob("committed?"))) == 2
+
+
 def test_who_ignores_the_signal_is_killed(group):
     work = "signal.signal(signal.SIGTERM, signal.SIG_IGN); write(f'ready{me}'); time.sleep(300)"
     launcher = group.start(work, patience=1.0)
@@ -365,6 +379,13 @@ def test_workers_do_not_outlive_the_launcher(group, number):
     until(lambda: not any(map(running, group.pids())), seconds=2.0)
 
 
+def test_a_worker_does_not_start_without_its_launcher():
+    """The launcher is killed before its worker could ask Linux for anything: it is another's child by then."""
+    program = "import os; from keras_vae import launch; bind = launch._bound_to_this(); os.fork() or os.fork() or (bind(), print('alive'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=30)
+    assert done.stdout == b"" and done.stderr == b""
+
+
 # ---- mistakes
 
 
@@ -377,7 +398,7 @@ def test_workers_do_not_outlive_the_launcher(group, number):
         ("--workers 2 python train.py", "no command"),
         ("-- true", "workers"),
         ("--workers 0 -- true", "--workers 0"),
-        ("--workers -1 -- true", "--workers -1"),
+        ("--workers 100000 -- true", "--workers 100000"),
         ("--workers two -- true", "two"),
         ("--workers 2.5 -- true", "2.5"),
         ("--workers 2 --restart 3 -- true", "restart"),
