@@ -1,4 +1,5 @@
 """python -m keras_vae VERB RUN [options]: the verbs on a finished run. RUN is its folder, or its name under saved_models/.
+The verb launch has no RUN: it starts several workers that train one.
 
 A run with a class of your own needs --trust MODULE: code named by a file is never imported on the file's word.
 """
@@ -9,7 +10,7 @@ import io
 from pathlib import Path
 from typing import Literal
 
-from keras_vae import command, storage
+from keras_vae import command, launch, storage
 from keras_vae.errors import Refusal
 
 BATCH = 500
@@ -259,11 +260,13 @@ def _later(verb):
 
 
 VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export, report)}
+VERBS["launch"] = launch.Launch
 
 
 def program(arguments) -> None:
     import tyro
 
+    arguments, words = launch.split(arguments) if arguments[:1] == ["launch"] else (arguments, [])
     first = command.Words()
     first.add_argument("--trust", action="append", default=[])
     known, arguments = first.parse_known_args(arguments)
@@ -275,7 +278,7 @@ def program(arguments) -> None:
             raise Refusal("usage", f"cannot import {module!r}", "--trust", why, "check the spelling and PYTHONPATH") from error
     about = {"prog": "python -m keras_vae", "description": __doc__}
     verb = command.brief(lambda: tyro.extras.subcommand_cli_from_dict(VERBS, args=arguments, **about), arguments)
-    verb()
+    verb(*words)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ FLOORS = (
     {"vae": (), "hierarchical": ()},
     {"__init__": (), "choices": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": (), "page": ()},
     {"loop": (), "training": ("loop",)},
-    {"__main__": (), "launch": (), "tuning": ()},
+    {"__main__": ("launch",), "launch": (), "tuning": ()},
     {"train.py": (), "tune.py": ()},
 )
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
@@ -69,7 +69,7 @@ FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 # These answer --help, --list and `report`, so their import may not cost more than the standard library; storage never imports
 # anything else.
 LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "signals", "storage")
-LIGHT += ("drawing", "folders", "page", "style")
+LIGHT += ("drawing", "folders", "launch", "page", "style")
 ALONE = ("domains", "errors", "signals", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
