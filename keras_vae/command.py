@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from keras_vae import components, environment, presets, signals
-from keras_vae.config import Config, check, flatten, named, override, read, to_json
+from keras_vae.config import Config, check, check_precision, flatten, named, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
 
@@ -162,6 +162,9 @@ def _setting(text: str) -> tuple[str, object]:
 def _typed(default: Command, flags: list[str]) -> Command:
     import tyro
 
+    words = Words()  # tyro knows what is allowed, not why
+    words.add_argument("--devices.precision", dest="precision")
+    check_precision(words.parse_known_args(flags)[0].precision)
     options = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
     return brief(lambda: tyro.cli(Command, args=flags, default=default, prog="train.py", config=options), flags, FLAGS)
 
