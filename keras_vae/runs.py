@@ -110,9 +110,9 @@ def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
     return None
 
 
-def lock(folder: Path):
+def lock(folder: Path, steal: bool = False, log=print):
     """Hold a run for this process. The lock lies beside the folder, which --overwrite replaces."""
-    return storage.lock(folder.with_name(f".lock-{folder.name}"))
+    return storage.lock(folder.with_name(f".lock-{folder.name}"), steal, log)
 
 
 def begun(folder: Path) -> bool:

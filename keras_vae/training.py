@@ -324,10 +324,10 @@ class Trainer:
             weight.assign(value)
 
 
-def train(config: Config, console, overwrite: bool = False) -> dict:
+def train(config: Config, console, overwrite: bool = False, steal_lock: bool = False) -> dict:
     """The story of a run, from data to a verified SavedModel, by one process at a time; returns the report."""
     folder = runs.folder_of(config)
-    with runs.lock(folder):
+    with runs.lock(folder, steal_lock, console.log):
         return _train(folder, config, console, overwrite)
 
 

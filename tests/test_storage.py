@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_vae import runs, storage
+from keras_vae import runs, signals, storage
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
@@ -438,30 +439,155 @@ def test_C24_only_step_numbers_tell_what_is_newest(tmp_path):
 HOLD = """
 import sys, time
 from keras_vae import storage
-with storage.lock(sys.argv[1]):
+with storage.lock(sys.argv[1], log=lambda text: None):
     print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_C21_a_second_process_is_refused_and_told_the_first(tmp_path):
-    """Two processes lock one run; the lock of a killed one (C22) is free at once."""
-    path, environment = tmp_path / "new" / "LOCK", {**os.environ, "PYTHONPATH": str(ROOT)}
+@contextlib.contextmanager
+def holding(path):
+    """Another process that holds a lock; it is killed in the end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def locked(path, **options):
+    """(what the lock says while it is held, what was logged)."""
+    said = []
+    with storage.lock(path, log=said.append, **options):
+        return path.read_text(), said
+
+
+def refused_lock(path, **options):
+    """The refusal of a lock, which changes nothing in the file."""
+    before = path.read_bytes()
+    with pytest.raises(Refusal) as refused, storage.lock(path, **options):
+        raise AssertionError
+    assert path.read_bytes() == before and len(str(refused.value).splitlines()) <= 6
+    return refused.value
+
+
+MINE = f"pid {os.getpid()} on {os.uname().nodename}\n"
+
+
+@pytest.mark.parametrize("steal", [False, True])
+def test_C21_a_second_process_is_refused_and_told_the_first(steal, tmp_path):
+    """Two processes lock one run, the second with --steal-lock or without; once the first is killed, the lock is free"""
+    path = tmp_path / "new" / "LOCK"
     for _ in range(2):
-        holder = subprocess.Popen([sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE)
-        try:
-            assert holder.stdout.readline() == b"locked\n"
-            with pytest.raises(Refusal) as refused, storage.lock(path):
-                raise AssertionError
-            assert refused.value.exit_code == 2 and f"locked by pid {holder.pid}" in str(refused.value)
-            assert "--name ANOTHER" in refused.value.fix and f"pid {holder.pid}" in refused.value.fix
-        finally:
-            holder.kill()
-            holder.communicate()
-    with storage.lock(path):
-        assert path.read_text() == str(os.getpid())
-    with storage.lock(path):
+        with holding(path) as holder:
+            refusal = refused_lock(path, steal=steal)
+            assert refusal.exit_code == 2 and f"locked by pid {holder.pid}" in str(refusal)
+            assert "--name ANOTHER" in refusal.fix and f"pid {holder.pid}" in refusal.fix and "steal" not in str(refusal)
+            assert holder.poll() is None and path.read_text() == f"pid {holder.pid} on {os.uname().nodename}\n"
+    assert locked(path)[0] == MINE
+
+
+def test_C22_the_lock_of_a_dead_process_is_taken_over_with_a_warning(tmp_path):
+    """A lock left by a killed process of this host"""
+    path = tmp_path / "LOCK"
+    with holding(path) as holder:
         pass
+    assert locked(path) == (MINE, [f"WARNING: the process before, pid {holder.pid}, ended without releasing the run"])
+    assert path.read_bytes() == b"" and locked(path) == (MINE, [])
+
+
+ENDS = [None, Refusal("data", "x"), signals.Interrupted(), KeyboardInterrupt(), SystemExit(75), ValueError("a bug"), MemoryError()]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+def test_C22_a_clean_end_empties_the_lock(end, tmp_path):
+    """A run ends well, is refused, interrupted or fails: the next one is not warned"""
+    path = tmp_path / "LOCK"
+    with contextlib.nullcontext() if end is None else pytest.raises(type(end)), storage.lock(path):
+        assert path.read_text() == MINE
+        if end is not None:
+            raise end
+    assert path.read_bytes() == b"" and locked(path) == (MINE, [])
+
+
+def test_C22_a_lock_of_another_host_is_refused_unless_it_is_stolen(tmp_path):
+    """A lock not released by a process on another host"""
+    path = tmp_path / "LOCK"
+    path.write_text("pid 7 on node 12.else-where\n")
+    for _ in range(2):
+        refusal = refused_lock(path)
+        assert refusal.exit_code == 2 and "locked by pid 7 on node 12.else-where" in str(refusal) and "--steal-lock" in refusal.fix
+    said = "WARNING: the process before, pid 7 on node 12.else-where, ended without releasing the run (says --steal-lock)"
+    assert locked(path, steal=True) == (MINE, [said])
+    assert path.read_bytes() == b"" and locked(path) == (MINE, [])
+
+
+def test_C22_who_was_stolen_from_leaves_the_lock_of_the_thief(tmp_path):
+    """The process on the other host had not ended after all"""
+    path, thief = tmp_path / "LOCK", "pid 7 on elsewhere\n"
+    with storage.lock(path):
+        path.write_text(thief)
+    assert path.read_text() == thief
+
+
+CONTENTS = {
+    "a pid": b"1234",
+    "cut": b"pid 12",
+    "no host": b"pid 12 on \n",
+    "two lines": b"pid 12 on a\npid 13 on b\n",
+    "a huge pid": b"pid 99999999999999999999 on a\n",
+    "pid 0": b"pid 0 on elsewhere\n",
+    "another digit": "pid ٣ on elsewhere\n".encode(),
+    "zeros": bytes(30),
+    "not text": b"\xff\xfe\x00\x1b[2J" * 100,
+    "a megabyte": b"pid 7 on " + b"a" * 2**20 + b"\n",
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_C22_a_damaged_lock_is_taken_over_with_a_warning(content, tmp_path):
+    """A lock that is damaged, binary or of another format; an empty one is as good as none"""
+    path = tmp_path / "LOCK"
+    path.write_bytes(content)
+    assert locked(path, steal=True) == (MINE, ["WARNING: the process before (its lock cannot be read) ended without releasing the run"])
+    path.write_bytes(content)
+    assert len(locked(path)[1]) == 1 and path.read_bytes() == b""
+    with storage.lock(path):
+        path.write_bytes(content)
+        assert "locked by another process" in str(refused_lock(path))
+    path.write_bytes(b"")
+    assert locked(path) == (MINE, [])
+
+
+def test_C22_a_file_system_without_locks_has_only_what_is_written(tmp_path, monkeypatch):
+    """No locks (some network file systems): a living process keeps the run, a dead one does not"""
+    path, host = tmp_path / "LOCK", os.uname().nodename
+
+    def without(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with holding(path) as holder:
+        monkeypatch.setattr(fcntl, "flock", without)
+        for steal in (False, True):
+            assert f"locked by pid {holder.pid}" in str(refused_lock(path, steal=steal))
+    for pid in (holder.pid, os.getpid()):  # dead, or before the machine was started anew
+        path.write_text(f"pid {pid} on {host}\n")
+        assert locked(path) == (MINE, [f"WARNING: the process before, pid {pid}, ended without releasing the run"])
+    path.write_text("pid 7 on elsewhere\n")
+    assert "--steal-lock" in refused_lock(path).fix
+    assert len(locked(path, steal=True)[1]) == 1
+
+
+def test_C22_a_link_in_the_place_of_a_lock_empties_no_other_file(tmp_path):
+    """A link in the place of a lock"""
+    (tmp_path / "mine").write_text("here first")
+    (tmp_path / "LOCK").symlink_to("mine")
+    with pytest.raises(Refusal) as refused, storage.lock(tmp_path / "LOCK", steal=True):
+        raise AssertionError
+    assert refused.value.kind == "environment" and (tmp_path / "mine").read_text() == "here first"
 
 
 def test_a_lock_that_cannot_be_made_is_the_environments_fault(tmp_path):
