@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -96,8 +97,12 @@ def publish(final: str | Path):
 
 
 def verify(folder: str | Path) -> None:
-    """Compare a published folder with its MANIFEST; `Refusal` (model) names the first file that differs."""
+    """Compare a published folder with its MANIFEST; `Refusal` (model) names the first file that differs, or a link. None is followed."""
     folder = Path(folder)
+    for path in itertools.chain([folder], folder.rglob("*")):
+        if path.is_symlink():
+            why = "no link was ever published, and this one may lead anywhere"
+            raise Refusal("model", "there is a link where a file or a folder was", where=str(path)[:300], why=why)
     try:
         text = (folder / MANIFEST).read_bytes().decode()
         entries = json.loads(text)["files"]
@@ -115,12 +120,13 @@ def verify(folder: str | Path) -> None:
 
 
 def remove(folder: str | Path) -> None:
-    """Make a published folder disappear at once, then delete it."""
+    """Make a published folder disappear at once, then delete it. Of a link only the link."""
     retired = Path(folder).with_name(f".old-{Path(folder).name}")
     with _space(folder):
-        shutil.rmtree(retired, ignore_errors=True)
+        if os.path.lexists(retired):  # left by a process that was killed
+            _delete(retired)
         os.rename(folder, retired)
-        shutil.rmtree(retired)
+        _delete(retired)
 
 
 def discard(path: str | Path) -> None:
@@ -133,7 +139,7 @@ def sweep(folder: str | Path) -> None:
     """Delete what a crash left half-written or half-deleted in a folder that nobody else writes to."""
     for pattern in (".tmp-*", ".old-*"):
         for path in Path(folder).glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _delete(path)
 
 
 _held: dict = {}  # the locks of this process: open file -> what it wrote there
@@ -218,6 +224,11 @@ def _alive(pid: int) -> bool:
     except OSError:
         pass  # it is somebody else's
     return pid not in (0, os.getpid())
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, a file or a link, but nothing that a link leads to."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _make(folder: Path) -> None:

@@ -753,3 +753,217 @@ def test_R10_a_run_whose_configuration_cannot_be_read_is_refused(name, content, 
         with pytest.raises(Refusal) as refused:
             act(folder, config, False) if act is runs.claim else act(folder, config)
         assert refused.value.exit_code == 4 and name in str(refused.value)
+
+
+# ---- R16: links
+
+
+def tree(folder):
+    """Everything below a folder: what a link says, what a file holds."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+    return {name: os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes() for name, path in found.items()}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder outside every run, which nothing may change."""
+    folder = tmp_path / "elsewhere"
+    put(folder, {**NEW, "sub/c": b"c"})
+    before = tree(folder)
+    yield folder
+    assert tree(folder) == before
+
+
+def swap(path, target):
+    """A link in the place of a file or a folder."""
+    storage._delete(path)
+    path.symlink_to(target)
+
+
+ENTRIES = ["a.txt", "sub", "sub/b.bin", storage.MANIFEST, "."]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("how", ["the same outside", "the same inside", "/etc/passwd", "nothing", "a folder", "itself"])
+def test_R16_a_link_inside_a_published_folder_is_damage(entry, how, tmp_path, elsewhere, monkeypatch):
+    """A link in an exported folder or a checkpoint, or in its place, wherever it leads: also to the very same bytes"""
+    folder = tmp_path / "serving" / "1"
+    put(folder, OLD)
+    twin = tmp_path / "serving" / ".twin" if how.endswith("outside") or entry == "." else folder / "twin"
+    shutil.copytree(folder, tmp_path / "twin")
+    shutil.move(tmp_path / "twin", twin)
+    targets = {"/etc/passwd": "/etc/passwd", "nothing": tmp_path / "missing", "a folder": elsewhere, "itself": folder / entry}
+    swap(folder / entry, targets.get(how, twin / entry))
+    if twin.parent == folder and "same" not in how:
+        shutil.rmtree(twin)
+    monkeypatch.setattr(storage, "_fingerprint", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(Refusal) as refused:
+        storage.verify(folder)
+    assert refused.value.kind == "model" and "link" in str(refused.value) and str(folder / entry) in refused.value.where
+
+
+def test_R16_a_further_link_is_damage_too(tmp_path, elsewhere):
+    """A link that replaces nothing"""
+    put(tmp_path / "1", OLD)
+    for target in (elsewhere, elsewhere / "a.txt", tmp_path / "missing"):
+        (tmp_path / "1" / "further").symlink_to(target)
+        with pytest.raises(Refusal, match="link"):
+            storage.verify(tmp_path / "1")
+        (tmp_path / "1" / "further").unlink()
+    storage.verify(tmp_path / "1")
+
+
+@pytest.mark.parametrize("entry", ["arrays.npz", "state.json", storage.MANIFEST, "."])
+def test_R16_a_checkpoint_with_a_link_is_set_aside(entry, tmp_path):
+    """A link to a whole checkpoint, or to a file of one, in the newest checkpoint: the one before is used"""
+    folder, other = tmp_path / "run", tmp_path / "other"
+    save(folder, 5, 10)
+    save(other, 10)
+    newest, twin = folder / "checkpoints" / "step_00000010", other / "checkpoints" / "step_00000010"
+    before = tree(other)
+    swap(newest / entry, twin / entry)
+    (_, state), said = load(folder)
+    assert state == {"step": 5} and len(said) == 1 and "link" in said[0] and "step_00000010" in said[0]
+    assert sorted(os.listdir(newest.parent)) == ["step_00000005", "step_00000010.corrupt"] and tree(other) == before
+    save(folder, 10)
+    assert load(folder)[0][1] == {"step": 10}
+
+
+def test_R16_a_link_among_the_checkpoints_is_dropped_without_what_it_leads_to(tmp_path, elsewhere):
+    """A link among the old checkpoints, or named like what a crash leaves: only the link is deleted"""
+    save(tmp_path, 5, 10, 15)
+    checkpoints = tmp_path / "checkpoints"
+    swap(checkpoints / "step_00000005", elsewhere)
+    (checkpoints / ".tmp-step_00000009").symlink_to(elsewhere)
+    (checkpoints / ".old-step_00000003").symlink_to(tmp_path / "missing")
+    save(tmp_path, 20)
+    assert sorted(os.listdir(checkpoints)) == ["step_00000010", "step_00000015", "step_00000020"]
+    (checkpoints / ".old-step_00000010").symlink_to(elsewhere)
+    storage.remove(checkpoints / "step_00000010")
+    assert sorted(os.listdir(checkpoints)) == ["step_00000015", "step_00000020"]
+
+
+@pytest.fixture(params=["the run", "saved_models", "both"])
+def linked(request, tmp_path, monkeypatch):
+    """(saved_models/run, where it really is): the one, the other or both are links."""
+    monkeypatch.chdir(tmp_path)
+    models, target = Path("saved_models"), tmp_path / "disk" / "runs" / "first"
+    target.mkdir(parents=True)
+    if request.param == "the run":
+        models.mkdir()
+    else:
+        (tmp_path / "disk" / "models").mkdir()
+        models.symlink_to("disk/models")
+    if request.param == "saved_models":
+        return models / "run", tmp_path / "disk" / "models" / "run"
+    os.symlink(os.path.relpath(target, models.resolve()), models / "run")  # a link is relative to where it lies
+    return models / "run", target
+
+
+def test_R16_a_run_behind_a_link_begins_is_locked_saved_and_continued(linked):
+    """The folder of a run, saved_models or both are links: the run lies where they lead"""
+    link, target = linked
+    was_link, config = link.is_symlink(), Config(name="run")
+    folder = runs.folder_of(config)
+    assert folder == link  # what is said and recorded is what was typed
+    with runs.lock(folder), pytest.raises(Refusal, match="locked by"), runs.lock(target):
+        raise AssertionError  # two ways to one folder
+    assert (target.parent / f".lock-{target.name}").exists()
+    assert runs.claim(folder, config, False) is None
+    begin(folder, config)
+    save(folder, 5, 10, 15, 20)
+    assert load(folder)[0][1] == load(target)[0][1] == {"step": 20} and len(os.listdir(target / "checkpoints")) == runs.KEPT
+    assert runs.claim(folder, config, False) is None and runs.recall(folder, config)[0] == config
+    put(runs.next_version(folder), OLD)
+    assert read(target / "serving" / "1") == read(folder / "serving" / "1") == OLD
+    storage.write_json(folder / "report.json", {"here": 1})
+    assert runs.claim(folder, config, False) == {"here": 1}
+    assert link.is_symlink() == was_link and (target / "asked.json").is_file() and hidden(target) == []
+
+
+def again(folder, seed=1):
+    """Start over, with another configuration."""
+    config = Config(name="run", seed=seed)
+    runs.claim(folder, config, True)
+    runs.begin(folder, config, override(config, "model.encoder", "Dense()"), Images((8, 8, 1), 17), "fingerprint", overwrite=True)
+
+
+def test_R16_overwrite_replaces_what_the_link_leads_to_and_the_link_stays(linked):
+    """--overwrite of a run behind a link"""
+    link, target = linked
+    was = link.is_symlink() and os.readlink(link)
+    begin(link, Config(name="run"))
+    save(link, 5)
+    (link / "mine.txt").write_text("old")
+    again(link)
+    assert (link.is_symlink() and os.readlink(link)) == was and target.is_dir() and not target.is_symlink()
+    assert sorted(os.listdir(target)) == ["asked.json", "config.json", "data.json", "modality.json"] and hidden(target.parent) == []
+    assert runs.read_config(target / "asked.json").seed == 1 and load(link) == (None, [])
+
+
+def test_R16_overwrite_through_a_link_fails_at_any_call_without_half_of_the_old_run(linked, monkeypatch):
+    """--overwrite of a run behind a link, where any call may fail: the old run is whole or gone, and the next attempt succeeds"""
+    link, target = linked
+    was, seen = link.is_symlink(), set()
+
+    def start():
+        again(link, seed=0)
+        save(link, 5)
+        (link / "mine.txt").write_text("old")
+        old.update(tree(target))
+
+    def check(raised, calls):
+        assert link.is_symlink() == was
+        kept = (target / "mine.txt").exists()
+        seen.add(kept)
+        if kept:
+            assert tree(target) == old, calls[-3:]
+        else:
+            assert not (target / "checkpoints").exists(), calls[-3:]
+
+    old = {}
+    calls = sweep(monkeypatch, start, lambda: again(link), check, OSError(errno.EACCES, "Permission denied"))
+    assert calls > 15 and seen == {True, False}
+    assert runs.read_config(link / "asked.json").seed == 1
+
+
+def test_R16_overwrite_deletes_nothing_but_a_run_behind_a_link(tmp_path, elsewhere, monkeypatch):
+    """--overwrite of a link to a folder that is no run"""
+    monkeypatch.chdir(tmp_path)
+    Path("saved_models").mkdir()
+    Path("saved_models/run").symlink_to(elsewhere)
+    with pytest.raises(Refusal) as refused:
+        again(Path("saved_models/run"))
+    assert refused.value.exit_code == 2 and str(elsewhere) in str(refused.value) and "--overwrite" in refused.value.fix
+    Path("saved_models/run").unlink()
+    (tmp_path / "empty").mkdir()
+    Path("saved_models/run").symlink_to(tmp_path / "empty")
+    again(Path("saved_models/run"))
+    assert runs.begun(tmp_path / "empty")
+
+
+def test_R16_a_link_that_leads_nowhere_is_refused_or_made(tmp_path, monkeypatch):
+    """The folder behind the link is missing: with the one above it (a disk that is not mounted), the run is refused, else it is made"""
+    monkeypatch.chdir(tmp_path)
+    Path("saved_models").mkdir()
+    link, disk = Path("saved_models/run"), tmp_path / "disk"
+    link.symlink_to(disk / "runs" / "first")
+    with pytest.raises(Refusal) as refused:
+        runs.folder_of(Config(name="run"))
+    assert refused.value.exit_code == 2 and str(disk / "runs" / "first") in str(refused.value) and not disk.exists()
+    (disk / "runs").mkdir(parents=True)
+    for overwrite in (True, False):
+        assert runs.claim(runs.folder_of(Config(name="run")), Config(name="run"), overwrite) is None
+    with runs.lock(link):
+        begin(link, Config(name="run"))
+    assert runs.begun(disk / "runs" / "first") and link.is_symlink()
+    link.unlink()
+    link.symlink_to("run")
+    with pytest.raises(Refusal, match="not there"):
+        runs.folder_of(Config(name="run"))
+    link.unlink()
+    (tmp_path / "file").write_text("mine")
+    link.symlink_to(tmp_path / "file")
+    with pytest.raises(Refusal, match="is a file"):
+        runs.claim(runs.folder_of(Config(name="run")), Config(name="run"), True)
+    assert (tmp_path / "file").read_text() == "mine"
