@@ -115,7 +115,10 @@ def close_terminal(work: str) -> int:
     terminal, inside = pty.openpty()
     program = start(work, stdin=inside, stdout=inside, stderr=inside, start_new_session=True)
     os.close(inside)
-    assert b"ready" in os.read(terminal, 100)
+    shown = b""
+    while not shown.endswith(b"\n"):  # before, it would be an error to have printed it
+        shown += os.read(terminal, 100)
+    assert shown == b"ready\r\n"
     os.close(terminal)
     program.send_signal(signal.SIGHUP)
     return end(program)[0]
