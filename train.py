@@ -14,7 +14,7 @@ def program(arguments):
     if chosen.dry_run:
         dry_run(command.plain(chosen), Console())
     else:
-        train(command.plain(chosen), Console(), overwrite=chosen.overwrite)
+        train(command.plain(chosen), Console(), overwrite=chosen.overwrite, steal_lock=chosen.steal_lock)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from keras_vae import components, environment, presets, signals
-from keras_vae.config import Config, check, flatten, named, override, read, to_json
+from keras_vae import components, environment, presets, signals, storage
+from keras_vae.config import Config, check, check_precision, flatten, named, override, read, to_json
 from keras_vae.errors import Refusal, nearest
 
 
@@ -32,6 +32,7 @@ class Command(Config):
     print_config: bool = False  # print the resolved options as JSON and leave
     dry_run: bool = False  # show data card, shapes, parameters, memory and steps, and leave
     overwrite: bool = False  # delete a run of the same name first
+    steal_lock: bool = False  # continue a run that was killed on another host; for schedulers that restart jobs elsewhere
     debug: bool = False  # show the traceback of an error
 
 
@@ -115,7 +116,8 @@ def main(program, arguments: list[str] | None = None) -> None:
 
 
 def farewell(arguments: list[str]) -> None:
-    """Say how to continue. Not with --overwrite: it would start again."""
+    """Release what this process holds, and say how to continue. Not with --overwrite: it would start again."""
+    storage.release()
     name = Path(sys.argv[0]).name
     name = "-m keras_vae" if name == "__main__.py" else shlex.quote(sys.argv[0])
     words = shlex.join(word for word in arguments if word != "--overwrite")
@@ -162,6 +164,9 @@ def _setting(text: str) -> tuple[str, object]:
 def _typed(default: Command, flags: list[str]) -> Command:
     import tyro
 
+    words = Words()  # tyro knows what is allowed, not why
+    words.add_argument("--devices.precision", dest="precision")
+    check_precision(words.parse_known_args(flags)[0].precision)
     options = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
     return brief(lambda: tyro.cli(Command, args=flags, default=default, prog="train.py", config=options), flags, FLAGS)
 

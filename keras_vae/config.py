@@ -198,6 +198,8 @@ COMPONENTS = {
 def check(config: Config) -> Config:
     """The config itself, or a `Refusal` (usage) that names the key, the value and what is allowed."""
     for path, value in flatten(config).items():
+        if path == "devices.precision":
+            check_precision(value)
         _check_type(path, value)
         if path == "name" and value is not None:
             check_name(value)
@@ -249,6 +251,13 @@ def check_name(name: str | None) -> str:
         fix = "letters, digits, spaces and . _ - + = @, at most 100"
         raise Refusal("usage", f"{name!r:.200} cannot be the name of a run", where="name", fix=fix)
     return name
+
+
+def check_precision(precision) -> None:
+    """`Refusal` (usage) for float16, which people ask for by habit."""
+    if precision in ("float16", "mixed_float16"):
+        why = "float16 loses small gradients; with several replicas a finite check on one of them loses the weights of all"
+        raise Refusal("usage", f"devices.precision = {precision!r} is not offered", "devices.precision", why, "use mixed_bfloat16")
 
 
 def _check_type(path: str, value) -> None:

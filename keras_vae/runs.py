@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import warnings
 import zipfile
 import zlib
@@ -46,8 +47,17 @@ class Run:
 
 
 def folder_of(config: Config) -> Path:
-    """saved_models/<name>; `Refusal` (usage) for a name that is not a plain file name."""
-    return folders.ROOT / configuration.check_name(config.name)
+    """saved_models/<name>; `Refusal` (usage) for a name that is not a plain file name, or a link that leads nowhere."""
+    folder = folders.ROOT / configuration.check_name(config.name)
+    if (target := real(folder)).is_symlink() or (folder.is_symlink() and not target.parent.is_dir()):
+        fix = "mount the disk or make the folder, or --name ANOTHER"
+        raise Refusal("usage", f"{folder} is a link to {target}, which is not there", where="name", fix=fix)
+    return folder
+
+
+def real(folder: Path) -> Path:
+    """The folder of a run, or the one that a link in its place leads to."""
+    return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
 
 
 def build(config: Config, modality: Images) -> VAE:
@@ -101,6 +111,10 @@ def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
     (usage) if another configuration lives there."""
     if folder.exists() and not folder.is_dir():
         raise Refusal("usage", f"{folder} is a file", where="name", fix="--name ANOTHER")
+    if overwrite and folder.is_symlink() and folder.exists() and not _is_run(folder):
+        why = "what a link leads to is deleted only if it is a run"
+        fix = "leave --overwrite out, or empty the folder yourself"
+        raise Refusal("usage", f"{folder} is a link to {real(folder)}, which is no run", why=why, fix=fix)
     if overwrite or not begun(folder):
         return None
     if difference := changed(folder, config):
@@ -112,9 +126,15 @@ def claim(folder: Path, config: Config, overwrite: bool) -> dict | None:
     return None
 
 
-def lock(folder: Path):
-    """Hold a run for this process. The lock lies beside the folder, which --overwrite replaces."""
-    return storage.lock(folder.with_name(f".lock-{folder.name}"))
+def _is_run(folder: Path) -> bool:
+    """Whether `begin` wrote here, if only its first file, or nobody did."""
+    found = os.listdir(folder)
+    return not found or "asked.json" in found or ".tmp-asked.json" in found
+
+
+def lock(folder: Path, steal: bool = False, log=print):
+    """Hold a run for this process. The lock lies beside the folder, which --overwrite replaces; several links to one folder share it."""
+    return storage.lock(real(folder).with_name(f".lock-{real(folder).name}"), steal, log)
 
 
 def begun(folder: Path) -> bool:
@@ -135,6 +155,7 @@ def recall(folder: Path, config: Config) -> tuple[Config, Config]:
 def begin(folder: Path, asked: Config, config: Config, modality: Images, fingerprint: str, overwrite: bool = False) -> None:
     """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds.
     `Refusal` (model) if the run began on other data."""
+    folder = real(folder)  # --overwrite replaces what a link leads to, and the link stays
     if begun(folder) and not overwrite and (before := read_fingerprint(folder)) != fingerprint:
         why = f"its fingerprint was {before[:12]}, now it is {fingerprint[:12]}: other records, another order, or other splits"
         fix = "bring the old data back, or --name ANOTHER, or --overwrite to start again"

@@ -7,14 +7,17 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 from keras_vae.errors import Refusal
 
 MANIFEST = "MANIFEST.json"
+HOST = ascii(os.uname().nodename)[1:-1]
 
 
 @contextlib.contextmanager
@@ -94,8 +97,12 @@ def publish(final: str | Path):
 
 
 def verify(folder: str | Path) -> None:
-    """Compare a published folder with its MANIFEST; `Refusal` (model) names the first file that differs."""
+    """Compare a published folder with its MANIFEST; `Refusal` (model) names the first file that differs, or a link. None is followed."""
     folder = Path(folder)
+    for path in itertools.chain([folder], folder.rglob("*")):
+        if path.is_symlink():
+            why = "no link was ever published, and this one may lead anywhere"
+            raise Refusal("model", "there is a link where a file or a folder was", where=str(path)[:300], why=why)
     try:
         text = (folder / MANIFEST).read_bytes().decode()
         entries = json.loads(text)["files"]
@@ -113,12 +120,13 @@ def verify(folder: str | Path) -> None:
 
 
 def remove(folder: str | Path) -> None:
-    """Make a published folder disappear at once, then delete it."""
+    """Make a published folder disappear at once, then delete it. Of a link only the link."""
     retired = Path(folder).with_name(f".old-{Path(folder).name}")
     with _space(folder):
-        shutil.rmtree(retired, ignore_errors=True)
+        if os.path.lexists(retired):  # left by a process that was killed
+            _delete(retired)
         os.rename(folder, retired)
-        shutil.rmtree(retired)
+        _delete(retired)
 
 
 def discard(path: str | Path) -> None:
@@ -131,31 +139,96 @@ def sweep(folder: str | Path) -> None:
     """Delete what a crash left half-written or half-deleted in a folder that nobody else writes to."""
     for pattern in (".tmp-*", ".old-*"):
         for path in Path(folder).glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _delete(path)
+
+
+_held: dict = {}  # the locks of this process: open file -> what it wrote there
 
 
 @contextlib.contextmanager
-def lock(path: str | Path):
-    """Hold the file `path` while the block runs; `Refusal` (usage) names the process that holds it already. A lock ends with its process,
-    however that ends. The file stays: to delete it would let two processes lock two files of one name."""
-    with contextlib.ExitStack() as stack:
-        with _space(path):
-            _make(Path(path).parent)
-            file = stack.enter_context(open(path, "a+"))
+def lock(path: str | Path, steal: bool = False, log=print):
+    """Hold the file `path` while the block runs. `Refusal` (usage) names the process that holds it already, or one on another host, of
+    which nobody here can tell whether it still runs: unless `steal`. A lock ends with its process, however that ends; the file names the
+    process and is empty after a clean end, so `log` hears of any other. The file stays: to delete it would let two processes lock two
+    files of one name."""
+    path = Path(path)
+    with _space(path):
+        _make(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link could empty any other file
+    with open(descriptor, "rb+", buffering=0) as file:
+        _take(path, file, steal, log)
+        _held[file] = f"pid {os.getpid()} on {HOST}\n".encode()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = f"pid {file.read()}"
-            fix = f"--name ANOTHER, or wait for {holder} to end"
-            raise Refusal("usage", f"{path} is locked by {holder}", why="another process writes there", fix=fix) from None
-        except OSError:
-            pass  # a file system without locks
-        with _space(path):
+            with _space(path):
+                file.seek(0)
+                file.truncate()
+                file.write(_held[file])
+                os.fsync(file.fileno())  # other hosts are to see it
+            yield
+        finally:
+            _release(file)
+
+
+def release() -> None:
+    """Leave the locks as after a clean end: for a process that is about to be ended in the middle of its blocks."""
+    for file in list(_held):
+        _release(file)
+
+
+def _take(path: Path, file, steal: bool, log) -> None:
+    """Lock an open file, and judge what the process before left in it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = False
+    except BlockingIOError:
+        held = True
+    except OSError:  # a file system without locks: there is only what is written
+        held = None
+    pid, host = _holder(file)
+    name = f"pid {pid}" + f" on {host}" * (host != HOST) if pid else "another process"
+    if held or (held is None and host == HOST and _alive(pid)):
+        fix = f"--name ANOTHER, or wait for {name} to end"
+        raise Refusal("usage", f"{path} is locked by {name}", why="another process writes there", fix=fix)
+    if pid and host != HOST and not steal:
+        why = f"it did not release the run, and nobody on this host, {HOST}, can tell whether it still runs"
+        raise Refusal("usage", f"{path} is locked by {name}", why=why, fix="--steal-lock if it has ended, or --name ANOTHER")
+    if _content(file):
+        who = f", {name}," if pid else " (its lock cannot be read)"
+        log(f"WARNING: the process before{who} ended without releasing the run" + " (says --steal-lock)" * (pid > 0 and host != HOST))
+
+
+def _release(file) -> None:
+    said = _held.pop(file, None)
+    with contextlib.suppress(OSError, ValueError):
+        if said == _content(file):  # else it was stolen
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        yield
+
+
+def _content(file) -> bytes:
+    file.seek(0)
+    return file.read(400)
+
+
+def _holder(file) -> tuple[int, str]:
+    """(pid, host) of the process that a lock names; (0, HOST) if it names none."""
+    found = re.fullmatch(r"pid ([0-9]{1,9}) on (.+)\n", _content(file).decode(errors="replace"))
+    return (int(found[1]), found[2]) if found else (0, HOST)
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process of this host has the number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is somebody else's
+    return pid not in (0, os.getpid())
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, a file or a link, but nothing that a link leads to."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _make(folder: Path) -> None:

@@ -16,13 +16,13 @@ from keras_vae.noise import Seed
 TRIED_SECONDS = 5.0  # of steps that a dry run measures
 
 
-def train(config: Config, console, overwrite: bool = False) -> dict:
+def train(config: Config, console, overwrite: bool = False, steal_lock: bool = False) -> dict:
     """The story of a run, from data to a verified SavedModel, by one process at a time, or by a group of workers; returns the report."""
     group = devices.join(config.devices, console.log)
     if not group.chief:
         console = console.quiet()
     folder = runs.folder_of(config)
-    with runs.lock(folder) if group.chief else contextlib.nullcontext(), group.lost(console.log):
+    with runs.lock(folder, steal_lock, console.log) if group.chief else contextlib.nullcontext(), group.lost(console.log):
         return _train(folder, config, console, overwrite, group)
 
 

@@ -74,8 +74,8 @@ def fault(docstring: str | None) -> str:
 
 def write_faults(path: Path, counted: dict) -> None:
     """Renew the lines of the table that were counted, keep the others, drop those whose test is gone."""
-    before = faults_in_table(path.read_text()) if path.exists() else {}
-    lines = {key: counts for key, counts in {**before, **counted}.items() if key in faults_in_tests()}
+    before, known = faults_in_table(path.read_text()) if path.exists() else {}, faults_in_tests()
+    lines = {key: counts for key, counts in {**before, **counted}.items() if key in known}
     ordered = sorted(lines.items(), key=lambda item: ("CRDGS".index(item[0][0][0]), int(item[0][0][1:]), item[0][1]))
     table = "".join(f"| {row} | {fault} | {tests} | {passed} |\n" for (row, fault), (tests, passed) in ordered)
     tests, passed = (sum(counts[place] for counts in lines.values()) for place in (0, 1))

@@ -4,9 +4,11 @@ import hashlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -39,10 +41,34 @@ def environment() -> dict:
     return {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def start(place: Path, *more: str) -> subprocess.Popen:
+def start(place: Path, *more: str, **options) -> subprocess.Popen:
     """`python train.py` in a process of its own."""
     command = [sys.executable, str(ROOT / "train.py"), *COMMAND, *more]
-    return subprocess.Popen(command, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen(command, cwd=place, env=environment(), **options)
+
+
+def start_in_terminal(place: Path, *more: str):
+    """`python train.py` in a terminal of its own, and `close()`, after which the kernel sends it SIGHUP; returns what was shown."""
+    ours, theirs = pty.openpty()
+    process = start(place, *more, stdout=None, stderr=None, preexec_fn=lambda: os.login_tty(theirs))
+    os.close(theirs)
+    closing, shown = threading.Event(), []
+
+    def read():
+        while not closing.is_set():  # the bar is drawn ten times a second
+            shown.append(os.read(ours, 2**16))
+        os.close(ours)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+
+    def close() -> str:
+        closing.set()
+        reader.join()
+        return b"".join(shown).decode(errors="replace")
+
+    return process, close
 
 
 def wait(process: subprocess.Popen, until, seconds: float = 120.0) -> None:

@@ -480,3 +480,33 @@ def test_versions_are_compared_by_their_numbers(found, bounds, within):
 def test_a_range_is_said_as_it_is_meant():
     assert str(Range(0, 1, most_allowed=False)) == "at least 0 and below 1"
     assert str(Range(0, 1e6, least_allowed=False)) == "above 0 and at most 1000000.0"
+
+
+# ---- G12: float16
+
+
+@pytest.mark.parametrize("precision", ["float16", "mixed_float16"])
+def test_G12_float16_is_refused_with_a_reason_and_what_to_use(precision, tmp_path):
+    """float16 is asked for: by a flag, with --set, in a config file, or in Python"""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"devices": {"precision": precision}}))
+    ways = [
+        ["--devices.precision", precision],
+        [f"--devices.precision={precision}"],
+        ["--set", f"devices.precision={precision}"],
+        ["--set", f"devices.precision={precision!r}"],
+        ["--config", str(path)],
+        ["mnist", "--seed", "3", "--devices.precision", "float32", "--devices.precision", precision],
+    ]
+    calls = [(command.parse, way) for way in ways] + [(by_override, "devices.precision", precision)]
+    for call in calls:
+        refusal = refused(*call, mentions=[repr(precision), "float16 loses small gradients", "several replicas"])
+        assert refusal.fix == "use mixed_bfloat16" and refusal.where == "devices.precision"
+    assert command.parse(["--devices.precision", "mixed_bfloat16"]).devices.precision == "mixed_bfloat16"
+
+
+def test_G12_float16_leaves_the_program_with_2(python, train_py, tmp_path):
+    """float16 is asked for: the whole process"""
+    done = python(train_py, "mnist", "--devices.precision", "mixed_float16", cwd=tmp_path)
+    assert done.returncode == 2 and "fix:   use mixed_bfloat16" in done.stderr and len(done.stderr.splitlines()) <= 6
+    assert list(tmp_path.iterdir()) == []

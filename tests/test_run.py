@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import choices, command, config, data, evaluation, loop, page, report, runs, serving, storage
+from keras_vae import choices, command, config, data, evaluation, folders, loop, page, report, runs, serving, storage
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -250,13 +250,43 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_can_begin(copy, train):
 
 
 def test_C21_a_run_that_is_being_trained_is_locked(copy, train):
-    """The same command, or one with --overwrite, while the first is at work."""
+    """The same command, or one with --overwrite or --steal-lock, while the first is at work"""
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     with runs.lock(copy):
-        for arguments in (TYPED, [*TYPED, "--overwrite"]):
-            code, said = train(*arguments)
+        for more in ((), ("--overwrite",), ("--steal-lock",), ("--overwrite", "--steal-lock")):
+            code, said = train(*TYPED, *more)
             assert code == 2 and f"locked by pid {os.getpid()}" in said and len(said.splitlines()) <= 6
-    assert (copy / "report.json").is_file()
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
     assert train(*TYPED)[0] == 0
+
+
+def test_C22_a_run_killed_on_another_host_is_taken_over_by_a_flag(copy, train):
+    """A run killed on another host: refused, and continued with --steal-lock"""
+    lock = copy.with_name(".lock-t")
+    lock.write_text("pid 7 on elsewhere\n")
+    for more in ((), ("--overwrite",)):
+        code, said = train(*TYPED, *more)
+        assert code == 2 and "locked by pid 7 on elsewhere" in said and "--steal-lock" in said and len(said.splitlines()) <= 6
+    code, said = train(*TYPED, "--steal-lock")
+    assert code == 0 and "WARNING: the process before, pid 7 on elsewhere, ended without releasing the run" in said
+    for more in ((), ("--seed", "1")):  # a refusal is a clean end too
+        code, said = train(*TYPED, *more)
+        assert code == (2 if more else 0) and "WARNING" not in said and lock.read_bytes() == b""
+
+
+def test_R16_a_run_behind_a_link_is_trained_continued_and_overwritten(copy, train, tmp_path):
+    """The folder of a run is a link: prolonged, shown again, started over, with the link in its place"""
+    target = tmp_path / "disk" / "digits"
+    target.parent.mkdir()
+    copy.rename(target)
+    copy.symlink_to(target)
+    (copy / "mine.txt").write_text("old")
+    code, said = train(*TYPED, "--training.epochs", "3")
+    assert code == 0 and f"continuing saved_models/t at step {STEPS}" in said and (target / "mine.txt").exists()
+    assert runs.load("t").config.training.epochs == 3.0 and folders.read(target).report["train"]["steps"] == math.ceil(3 * 1297 / 128)
+    code, said = train(*TYPED, "--seed", "1", "--training.steps", "3", "--overwrite")
+    assert code == 0 and "continuing" not in said and copy.is_symlink() and not (target / "mine.txt").exists()
+    assert [line["step"] for line in lines(target)] == [3] and sorted(os.listdir(target.parent)) == [".lock-digits", "digits"]
 
 
 def test_R3_a_run_without_a_whole_checkpoint_does_not_start_at_zero(copy, train):

@@ -371,3 +371,16 @@ def test_an_altered_byte_of_the_saved_model_is_found(digits, tmp_path):
         assert refused.value.kind == "model"
         path.write_bytes(good)
     storage.verify(folder)
+
+
+def test_R16_a_link_in_a_saved_model_is_damage(digits, tmp_path):
+    """A link in an exported SavedModel, to the very same bytes elsewhere"""
+    folder = shutil.copytree(digits.folder, tmp_path / "1")
+    for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
+        moved = path.rename(tmp_path / "moved")
+        path.symlink_to(moved)
+        with pytest.raises(Refusal, match="link"):
+            storage.verify(folder)
+        path.unlink()
+        moved.rename(path)
+    storage.verify(folder)

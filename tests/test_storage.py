@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_vae import runs, storage
+from keras_vae import runs, signals, storage
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
@@ -438,30 +439,155 @@ def test_C24_only_step_numbers_tell_what_is_newest(tmp_path):
 HOLD = """
 import sys, time
 from keras_vae import storage
-with storage.lock(sys.argv[1]):
+with storage.lock(sys.argv[1], log=lambda text: None):
     print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_C21_a_second_process_is_refused_and_told_the_first(tmp_path):
-    """Two processes lock one run; the lock of a killed one (C22) is free at once."""
-    path, environment = tmp_path / "new" / "LOCK", {**os.environ, "PYTHONPATH": str(ROOT)}
+@contextlib.contextmanager
+def holding(path):
+    """Another process that holds a lock; it is killed in the end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def locked(path, **options):
+    """(what the lock says while it is held, what was logged)."""
+    said = []
+    with storage.lock(path, log=said.append, **options):
+        return path.read_text(), said
+
+
+def refused_lock(path, **options):
+    """The refusal of a lock, which changes nothing in the file."""
+    before = path.read_bytes()
+    with pytest.raises(Refusal) as refused, storage.lock(path, **options):
+        raise AssertionError
+    assert path.read_bytes() == before and len(str(refused.value).splitlines()) <= 6
+    return refused.value
+
+
+MINE = f"pid {os.getpid()} on {os.uname().nodename}\n"
+
+
+@pytest.mark.parametrize("steal", [False, True])
+def test_C21_a_second_process_is_refused_and_told_the_first(steal, tmp_path):
+    """Two processes lock one run, the second with --steal-lock or without; once the first is killed, the lock is free"""
+    path = tmp_path / "new" / "LOCK"
     for _ in range(2):
-        holder = subprocess.Popen([sys.executable, "-c", HOLD, path], env=environment, stdout=subprocess.PIPE)
-        try:
-            assert holder.stdout.readline() == b"locked\n"
-            with pytest.raises(Refusal) as refused, storage.lock(path):
-                raise AssertionError
-            assert refused.value.exit_code == 2 and f"locked by pid {holder.pid}" in str(refused.value)
-            assert "--name ANOTHER" in refused.value.fix and f"pid {holder.pid}" in refused.value.fix
-        finally:
-            holder.kill()
-            holder.communicate()
-    with storage.lock(path):
-        assert path.read_text() == str(os.getpid())
-    with storage.lock(path):
+        with holding(path) as holder:
+            refusal = refused_lock(path, steal=steal)
+            assert refusal.exit_code == 2 and f"locked by pid {holder.pid}" in str(refusal)
+            assert "--name ANOTHER" in refusal.fix and f"pid {holder.pid}" in refusal.fix and "steal" not in str(refusal)
+            assert holder.poll() is None and path.read_text() == f"pid {holder.pid} on {os.uname().nodename}\n"
+    assert locked(path)[0] == MINE
+
+
+def test_C22_the_lock_of_a_dead_process_is_taken_over_with_a_warning(tmp_path):
+    """A lock left by a killed process of this host"""
+    path = tmp_path / "LOCK"
+    with holding(path) as holder:
         pass
+    assert locked(path) == (MINE, [f"WARNING: the process before, pid {holder.pid}, ended without releasing the run"])
+    assert path.read_bytes() == b"" and locked(path) == (MINE, [])
+
+
+ENDS = [None, Refusal("data", "x"), signals.Interrupted(), KeyboardInterrupt(), SystemExit(75), ValueError("a bug"), MemoryError()]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+def test_C22_a_clean_end_empties_the_lock(end, tmp_path):
+    """A run ends well, is refused, interrupted or fails: the next one is not warned"""
+    path = tmp_path / "LOCK"
+    with contextlib.nullcontext() if end is None else pytest.raises(type(end)), storage.lock(path):
+        assert path.read_text() == MINE
+        if end is not None:
+            raise end
+    assert path.read_bytes() == b"" and locked(path) == (MINE, [])
+
+
+def test_C22_a_lock_of_another_host_is_refused_unless_it_is_stolen(tmp_path):
+    """A lock not released by a process on another host"""
+    path = tmp_path / "LOCK"
+    path.write_text("pid 7 on node 12.else-where\n")
+    for _ in range(2):
+        refusal = refused_lock(path)
+        assert refusal.exit_code == 2 and "locked by pid 7 on node 12.else-where" in str(refusal) and "--steal-lock" in refusal.fix
+    said = "WARNING: the process before, pid 7 on node 12.else-where, ended without releasing the run (says --steal-lock)"
+    assert locked(path, steal=True) == (MINE, [said])
+    assert path.read_bytes() == b"" and locked(path) == (MINE, [])
+
+
+def test_C22_who_was_stolen_from_leaves_the_lock_of_the_thief(tmp_path):
+    """The process on the other host had not ended after all"""
+    path, thief = tmp_path / "LOCK", "pid 7 on elsewhere\n"
+    with storage.lock(path):
+        path.write_text(thief)
+    assert path.read_text() == thief
+
+
+CONTENTS = {
+    "a pid": b"1234",
+    "cut": b"pid 12",
+    "no host": b"pid 12 on \n",
+    "two lines": b"pid 12 on a\npid 13 on b\n",
+    "a huge pid": b"pid 99999999999999999999 on a\n",
+    "pid 0": b"pid 0 on elsewhere\n",
+    "another digit": "pid ٣ on elsewhere\n".encode(),
+    "zeros": bytes(30),
+    "not text": b"\xff\xfe\x00\x1b[2J" * 100,
+    "a megabyte": b"pid 7 on " + b"a" * 2**20 + b"\n",
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_C22_a_damaged_lock_is_taken_over_with_a_warning(content, tmp_path):
+    """A lock that is damaged, binary or of another format; an empty one is as good as none"""
+    path = tmp_path / "LOCK"
+    path.write_bytes(content)
+    assert locked(path, steal=True) == (MINE, ["WARNING: the process before (its lock cannot be read) ended without releasing the run"])
+    path.write_bytes(content)
+    assert len(locked(path)[1]) == 1 and path.read_bytes() == b""
+    with storage.lock(path):
+        path.write_bytes(content)
+        assert "locked by another process" in str(refused_lock(path))
+    path.write_bytes(b"")
+    assert locked(path) == (MINE, [])
+
+
+def test_C22_a_file_system_without_locks_has_only_what_is_written(tmp_path, monkeypatch):
+    """No locks (some network file systems): a living process keeps the run, a dead one does not"""
+    path, host = tmp_path / "LOCK", os.uname().nodename
+
+    def without(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with holding(path) as holder:
+        monkeypatch.setattr(fcntl, "flock", without)
+        for steal in (False, True):
+            assert f"locked by pid {holder.pid}" in str(refused_lock(path, steal=steal))
+    for pid in (holder.pid, os.getpid()):  # dead, or before the machine was started anew
+        path.write_text(f"pid {pid} on {host}\n")
+        assert locked(path) == (MINE, [f"WARNING: the process before, pid {pid}, ended without releasing the run"])
+    path.write_text("pid 7 on elsewhere\n")
+    assert "--steal-lock" in refused_lock(path).fix
+    assert len(locked(path, steal=True)[1]) == 1
+
+
+def test_C22_a_link_in_the_place_of_a_lock_empties_no_other_file(tmp_path):
+    """A link in the place of a lock"""
+    (tmp_path / "mine").write_text("here first")
+    (tmp_path / "LOCK").symlink_to("mine")
+    with pytest.raises(Refusal) as refused, storage.lock(tmp_path / "LOCK", steal=True):
+        raise AssertionError
+    assert refused.value.kind == "environment" and (tmp_path / "mine").read_text() == "here first"
 
 
 def test_a_lock_that_cannot_be_made_is_the_environments_fault(tmp_path):
@@ -627,3 +753,217 @@ def test_R10_a_run_whose_configuration_cannot_be_read_is_refused(name, content, 
         with pytest.raises(Refusal) as refused:
             act(folder, config, False) if act is runs.claim else act(folder, config)
         assert refused.value.exit_code == 4 and name in str(refused.value)
+
+
+# ---- R16: links
+
+
+def tree(folder):
+    """Everything below a folder: what a link says, what a file holds."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+    return {name: os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes() for name, path in found.items()}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder outside every run, which nothing may change."""
+    folder = tmp_path / "elsewhere"
+    put(folder, {**NEW, "sub/c": b"c"})
+    before = tree(folder)
+    yield folder
+    assert tree(folder) == before
+
+
+def swap(path, target):
+    """A link in the place of a file or a folder."""
+    storage._delete(path)
+    path.symlink_to(target)
+
+
+ENTRIES = ["a.txt", "sub", "sub/b.bin", storage.MANIFEST, "."]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("how", ["the same outside", "the same inside", "/etc/passwd", "nothing", "a folder", "itself"])
+def test_R16_a_link_inside_a_published_folder_is_damage(entry, how, tmp_path, elsewhere, monkeypatch):
+    """A link in an exported folder or a checkpoint, or in its place, wherever it leads: also to the very same bytes"""
+    folder = tmp_path / "serving" / "1"
+    put(folder, OLD)
+    twin = tmp_path / "serving" / ".twin" if how.endswith("outside") or entry == "." else folder / "twin"
+    shutil.copytree(folder, tmp_path / "twin")
+    shutil.move(tmp_path / "twin", twin)
+    targets = {"/etc/passwd": "/etc/passwd", "nothing": tmp_path / "missing", "a folder": elsewhere, "itself": folder / entry}
+    swap(folder / entry, targets.get(how, twin / entry))
+    if twin.parent == folder and "same" not in how:
+        shutil.rmtree(twin)
+    monkeypatch.setattr(storage, "_fingerprint", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(Refusal) as refused:
+        storage.verify(folder)
+    assert refused.value.kind == "model" and "link" in str(refused.value) and str(folder / entry) in refused.value.where
+
+
+def test_R16_a_further_link_is_damage_too(tmp_path, elsewhere):
+    """A link that replaces nothing"""
+    put(tmp_path / "1", OLD)
+    for target in (elsewhere, elsewhere / "a.txt", tmp_path / "missing"):
+        (tmp_path / "1" / "further").symlink_to(target)
+        with pytest.raises(Refusal, match="link"):
+            storage.verify(tmp_path / "1")
+        (tmp_path / "1" / "further").unlink()
+    storage.verify(tmp_path / "1")
+
+
+@pytest.mark.parametrize("entry", ["arrays.npz", "state.json", storage.MANIFEST, "."])
+def test_R16_a_checkpoint_with_a_link_is_set_aside(entry, tmp_path):
+    """A link to a whole checkpoint, or to a file of one, in the newest checkpoint: the one before is used"""
+    folder, other = tmp_path / "run", tmp_path / "other"
+    save(folder, 5, 10)
+    save(other, 10)
+    newest, twin = folder / "checkpoints" / "step_00000010", other / "checkpoints" / "step_00000010"
+    before = tree(other)
+    swap(newest / entry, twin / entry)
+    (_, state), said = load(folder)
+    assert state == {"step": 5} and len(said) == 1 and "link" in said[0] and "step_00000010" in said[0]
+    assert sorted(os.listdir(newest.parent)) == ["step_00000005", "step_00000010.corrupt"] and tree(other) == before
+    save(folder, 10)
+    assert load(folder)[0][1] == {"step": 10}
+
+
+def test_R16_a_link_among_the_checkpoints_is_dropped_without_what_it_leads_to(tmp_path, elsewhere):
+    """A link among the old checkpoints, or named like what a crash leaves: only the link is deleted"""
+    save(tmp_path, 5, 10, 15)
+    checkpoints = tmp_path / "checkpoints"
+    swap(checkpoints / "step_00000005", elsewhere)
+    (checkpoints / ".tmp-step_00000009").symlink_to(elsewhere)
+    (checkpoints / ".old-step_00000003").symlink_to(tmp_path / "missing")
+    save(tmp_path, 20)
+    assert sorted(os.listdir(checkpoints)) == ["step_00000010", "step_00000015", "step_00000020"]
+    (checkpoints / ".old-step_00000010").symlink_to(elsewhere)
+    storage.remove(checkpoints / "step_00000010")
+    assert sorted(os.listdir(checkpoints)) == ["step_00000015", "step_00000020"]
+
+
+@pytest.fixture(params=["the run", "saved_models", "both"])
+def linked(request, tmp_path, monkeypatch):
+    """(saved_models/run, where it really is): the one, the other or both are links."""
+    monkeypatch.chdir(tmp_path)
+    models, target = Path("saved_models"), tmp_path / "disk" / "runs" / "first"
+    target.mkdir(parents=True)
+    if request.param == "the run":
+        models.mkdir()
+    else:
+        (tmp_path / "disk" / "models").mkdir()
+        models.symlink_to("disk/models")
+    if request.param == "saved_models":
+        return models / "run", tmp_path / "disk" / "models" / "run"
+    os.symlink(os.path.relpath(target, models.resolve()), models / "run")  # a link is relative to where it lies
+    return models / "run", target
+
+
+def test_R16_a_run_behind_a_link_begins_is_locked_saved_and_continued(linked):
+    """The folder of a run, saved_models or both are links: the run lies where they lead"""
+    link, target = linked
+    was_link, config = link.is_symlink(), Config(name="run")
+    folder = runs.folder_of(config)
+    assert folder == link  # what is said and recorded is what was typed
+    with runs.lock(folder), pytest.raises(Refusal, match="locked by"), runs.lock(target):
+        raise AssertionError  # two ways to one folder
+    assert (target.parent / f".lock-{target.name}").exists()
+    assert runs.claim(folder, config, False) is None
+    begin(folder, config)
+    save(folder, 5, 10, 15, 20)
+    assert load(folder)[0][1] == load(target)[0][1] == {"step": 20} and len(os.listdir(target / "checkpoints")) == runs.KEPT
+    assert runs.claim(folder, config, False) is None and runs.recall(folder, config)[0] == config
+    put(runs.next_version(folder), OLD)
+    assert read(target / "serving" / "1") == read(folder / "serving" / "1") == OLD
+    storage.write_json(folder / "report.json", {"here": 1})
+    assert runs.claim(folder, config, False) == {"here": 1}
+    assert link.is_symlink() == was_link and (target / "asked.json").is_file() and hidden(target) == []
+
+
+def again(folder, seed=1):
+    """Start over, with another configuration."""
+    config = Config(name="run", seed=seed)
+    runs.claim(folder, config, True)
+    runs.begin(folder, config, override(config, "model.encoder", "Dense()"), Images((8, 8, 1), 17), "fingerprint", overwrite=True)
+
+
+def test_R16_overwrite_replaces_what_the_link_leads_to_and_the_link_stays(linked):
+    """--overwrite of a run behind a link"""
+    link, target = linked
+    was = link.is_symlink() and os.readlink(link)
+    begin(link, Config(name="run"))
+    save(link, 5)
+    (link / "mine.txt").write_text("old")
+    again(link)
+    assert (link.is_symlink() and os.readlink(link)) == was and target.is_dir() and not target.is_symlink()
+    assert sorted(os.listdir(target)) == ["asked.json", "config.json", "data.json", "modality.json"] and hidden(target.parent) == []
+    assert runs.read_config(target / "asked.json").seed == 1 and load(link) == (None, [])
+
+
+def test_R16_overwrite_through_a_link_fails_at_any_call_without_half_of_the_old_run(linked, monkeypatch):
+    """--overwrite of a run behind a link, where any call may fail: the old run is whole or gone, and the next attempt succeeds"""
+    link, target = linked
+    was, seen = link.is_symlink(), set()
+
+    def start():
+        again(link, seed=0)
+        save(link, 5)
+        (link / "mine.txt").write_text("old")
+        old.update(tree(target))
+
+    def check(raised, calls):
+        assert link.is_symlink() == was
+        kept = (target / "mine.txt").exists()
+        seen.add(kept)
+        if kept:
+            assert tree(target) == old, calls[-3:]
+        else:
+            assert not (target / "checkpoints").exists(), calls[-3:]
+
+    old = {}
+    calls = sweep(monkeypatch, start, lambda: again(link), check, OSError(errno.EACCES, "Permission denied"))
+    assert calls > 15 and seen == {True, False}
+    assert runs.read_config(link / "asked.json").seed == 1
+
+
+def test_R16_overwrite_deletes_nothing_but_a_run_behind_a_link(tmp_path, elsewhere, monkeypatch):
+    """--overwrite of a link to a folder that is no run"""
+    monkeypatch.chdir(tmp_path)
+    Path("saved_models").mkdir()
+    Path("saved_models/run").symlink_to(elsewhere)
+    with pytest.raises(Refusal) as refused:
+        again(Path("saved_models/run"))
+    assert refused.value.exit_code == 2 and str(elsewhere) in str(refused.value) and "--overwrite" in refused.value.fix
+    Path("saved_models/run").unlink()
+    (tmp_path / "empty").mkdir()
+    Path("saved_models/run").symlink_to(tmp_path / "empty")
+    again(Path("saved_models/run"))
+    assert runs.begun(tmp_path / "empty")
+
+
+def test_R16_a_link_that_leads_nowhere_is_refused_or_made(tmp_path, monkeypatch):
+    """The folder behind the link is missing: with the one above it (a disk that is not mounted), the run is refused, else it is made"""
+    monkeypatch.chdir(tmp_path)
+    Path("saved_models").mkdir()
+    link, disk = Path("saved_models/run"), tmp_path / "disk"
+    link.symlink_to(disk / "runs" / "first")
+    with pytest.raises(Refusal) as refused:
+        runs.folder_of(Config(name="run"))
+    assert refused.value.exit_code == 2 and str(disk / "runs" / "first") in str(refused.value) and not disk.exists()
+    (disk / "runs").mkdir(parents=True)
+    for overwrite in (True, False):
+        assert runs.claim(runs.folder_of(Config(name="run")), Config(name="run"), overwrite) is None
+    with runs.lock(link):
+        begin(link, Config(name="run"))
+    assert runs.begun(disk / "runs" / "first") and link.is_symlink()
+    link.unlink()
+    link.symlink_to("run")
+    with pytest.raises(Refusal, match="not there"):
+        runs.folder_of(Config(name="run"))
+    link.unlink()
+    (tmp_path / "file").write_text("mine")
+    link.symlink_to(tmp_path / "file")
+    with pytest.raises(Refusal, match="is a file"):
+        runs.claim(runs.folder_of(Config(name="run")), Config(name="run"), True)
+    assert (tmp_path / "file").read_text() == "mine"

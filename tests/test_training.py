@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers import arrays, difference, equal, in_fresh_process, put
 
 from keras_vae import config as configuration
-from keras_vae import data, evaluation, runs, storage
+from keras_vae import data, evaluation, runs, signals, storage
 from keras_vae.choices import total_steps
 from keras_vae.errors import Refusal
 from keras_vae.loop import Rate, Trainer, Watch, fit
@@ -439,6 +439,14 @@ def fit_small(tmp_path):
     finally:
         assert not list(tmp_path.rglob(".tmp*"))
     return loop, console.said
+
+
+def test_C10_a_checkpoint_is_a_commit(tmp_path, monkeypatch):
+    """More signals during a checkpoint: it is one of those blocks that nobody ends from outside"""
+    seen = []
+    monkeypatch.setattr(runs, "save_checkpoint", lambda *arguments: seen.append(signals.commit().locked()))
+    trainer().save(tmp_path)
+    assert seen == [True] and not signals.commit().locked()
 
 
 def test_C15_training_goes_on_while_a_checkpoint_fails_now_and_then(tmp_path, monkeypatch):
