@@ -91,17 +91,6 @@ def test_every_member_trains_a_step_with_finite_gradients(parts, shape):
 
 
 @each_model
-def test_step_compiled_as_a_whole_agrees_with_the_plain_step(parts):
-    x, plain, compiled = binary(6, SHAPE), build(SHAPE, **parts), build(SHAPE, **parts)
-    step = tf.function(compiled.train_step, jit_compile=True, autograph=False)
-    for batch in (x[:3], x[3:]):
-        plain.train_step(batch)
-        metrics = step(tf.constant(batch))
-    assert not metrics["skipped"]
-    assert difference(arrays(compiled.weights), arrays(plain.weights)) < 1e-5
-
-
-@each_model
 def test_densities_stay_float32_when_networks_compute_in_bfloat16(parts):
     x, vae = binary(6, SHAPE), build(SHAPE, dtype="mixed_bfloat16", **parts)
     inference = vae(x, training=True)
