@@ -62,18 +62,22 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     for path, (value, why) in _sizes(config, dataset, elements, replicas).items():
         decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
         config = override(config, path, value)
-    _check_shares(config, replicas)
+    _check_shares(config, replicas, len(dataset.train))
     return config, decisions
 
 
-def _check_shares(config: Config, replicas: int) -> None:
+def _check_shares(config: Config, replicas: int, records: int) -> None:
     size, parts = config.data.batch_size, config.optimizer.accumulate
-    if size % (replicas * parts):
-        share = replicas * parts
-        near = sorted({max(1, size // share) * share, -(-size // share) * share}, key=lambda other: abs(other - size))
-        shared = f"{replicas} replicas" + f" x {parts} parts (optimizer.accumulate)" * (parts > 1)
+    share, shared = replicas * parts, f"{replicas} replicas" + f" x {parts} parts (optimizer.accumulate)" * (parts > 1)
+    if share > records:
+        why = f"each of {shared} takes a record of every batch"
+        raise Refusal("usage", f"{records:,} training records are too few", "devices", why, "fewer replicas, or fewer parts")
+    if size % share:
+        most = records // share * share
+        near = {min(most, max(share, size // share * share)), min(most, -(-size // share) * share)}
+        near = " (or ".join(str(other) for other in sorted(near, key=lambda other: (abs(other - size), other)))
         why = f"the global batch is shared evenly by {shared}"
-        fix = f"--data.batch-size {near[0]}" + f" (or {near[1]})" * (len(near) > 1)
+        fix = f"--data.batch-size {near}" + ")" * ("(" in near)
         raise Refusal("usage", f"data.batch_size = {size:,} does not divide by {share}", "data.batch_size", why, fix)
 
 

@@ -293,10 +293,14 @@ def _tpu() -> tf.distribute.Strategy:
     if not environment.version("tensorflow-tpu"):
         fix = 'pip install "tensorflow-tpu>=2.20,<2.21" in an environment of its own'
         raise Refusal("environment", "this TensorFlow has no TPU kernels", "devices.strategy", "tensorflow-tpu is not installed", fix)
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError) as error:
+        why = str(error).partition("\n")[0]
+        raise Refusal("environment", "the TPU cannot be used", "devices.strategy", why, "--devices.strategy auto") from error
 
 
 # ---- what there is
