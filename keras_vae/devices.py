@@ -6,19 +6,16 @@ mathematics couples the examples, looks at all of them with `gather`) and update
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import resource
 import signal
-import threading
-import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import environment, signals
+from keras_vae import cluster, environment, signals
 from keras_vae.errors import Refusal
 
 # ---- inside a step: what a replica may ask and do
@@ -182,25 +179,22 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledE
 def join(options, log=print) -> Group:
     """The group that `options` (config.Devices) and TF_CONFIG describe. With several workers it waits for them, and has to come before
     anything else that TensorFlow does. `Refusal` (usage, environment) for what is not there."""
-    kind, workers, worker = _kind(options), 1, 0
+    kind = _kind(options)
     if options.virtual is not None:
         _make_virtual(options, kind)
     if kind == "default":
         return Group()
     if kind == "multi_worker":
-        workers, worker = _cluster()
-        strategy = _patiently(tf.distribute.MultiWorkerMirroredStrategy, workers, log)
-    elif kind == "tpu":
-        strategy = _tpu()
-    else:
-        strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(options.virtual)] if options.virtual else None)
-    return Group(strategy, workers, worker)
+        return _workers(log)
+    if kind == "tpu":
+        return Group(_tpu())
+    return Group(tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(options.virtual)] if options.virtual else None))
 
 
 def _kind(options) -> str:
     if options.strategy != "auto":
         return options.strategy
-    if "TF_CONFIG" in os.environ and _cluster()[0] > 1:
+    if "TF_CONFIG" in os.environ and len(cluster.read().addresses) > 1:
         return "multi_worker"
     return "mirrored" if options.virtual or len(tf.config.list_physical_devices("GPU")) > 1 else "default"
 
@@ -219,69 +213,17 @@ def _make_virtual(options, kind: str) -> None:
             raise Refusal("environment", what, "devices.virtual", fix="ask for them in a new process") from None
 
 
-EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-
-
-def _cluster() -> tuple[int, int]:
-    """(number of workers, which of them this process is), from TF_CONFIG; a "chief" comes before the "worker"s."""
-
-    def refusal(why):
-        fix = f"TF_CONFIG='{EXAMPLE}', or python -m keras_vae launch --workers 2 -- python train.py ..."
-        return Refusal("usage", "TF_CONFIG does not describe a group of workers", "TF_CONFIG", why, fix)
-
-    if "TF_CONFIG" not in os.environ:
-        raise refusal("it is not set")
+def _workers(log) -> Group:
+    """MultiWorkerMirroredStrategy over the workers of TF_CONFIG, once all of them are there."""
+    workers = cluster.read()
+    cluster.meet(workers, log)
     try:
-        value = json.loads(os.environ["TF_CONFIG"])
-        jobs, task = dict(value["cluster"]), dict(value["task"])
-        kind, index = task["type"], int(task["index"])
-        addresses = {name: [str(address) for address in jobs[name]] for name in jobs}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise refusal(f"{type(error).__name__}: {error}") from None
-    if extra := set(addresses) - {"chief", "worker"}:
-        raise refusal(f"it names {', '.join(sorted(map(str, extra)))}, and only chief and worker take part")
-    if kind not in addresses or not 0 <= index < len(addresses[kind]):
-        raise refusal(f"this process is {kind} {index}, which the cluster does not have")
-    every = [address for name in ("chief", "worker") for address in addresses.get(name, [])]
-    for address in every:
-        if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdecimal():
-            raise refusal(f"{address!r} is no HOST:PORT")
-    if len(set(every)) < len(every) or len(addresses.get("chief", [])) > 1:
-        raise refusal("an address is there twice, or there are two chiefs")
-    return len(every), index + (len(addresses.get("chief", [])) if kind == "worker" else 0)
-
-
-PATIENCE = 600.0  # seconds a worker waits for the others to come
-
-
-def _patiently(make, workers: int, log):
-    """make() in a thread: it waits for the other workers inside TensorFlow, where no signal is heard."""
-    made = []
-
-    def work():
-        try:
-            made.append(make())
-        except BaseException as error:
-            made.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    began, said = time.monotonic(), False
-    thread.start()
-    while not made:
-        thread.join(0.2)
-        signals.again()  # TensorFlow has put its own handlers in place
-        waited = time.monotonic() - began
-        if waited > 5.0 and not said:
-            log(f"waiting for the other {workers - 1} workers of TF_CONFIG")
-            said = True
-        if waited > PATIENCE:
-            why = f"after {PATIENCE:.0f} seconds not all {workers} are connected"
-            raise Refusal("environment", "the other workers do not come", "TF_CONFIG", why, "start them all with the same command")
-    signals.again()
-    if isinstance(made[0], BaseException):
-        why = str(made[0]).partition("\n")[0]
-        raise Refusal("environment", "the workers cannot be connected", "TF_CONFIG", why) from made[0]
-    return made[0]
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise Refusal("environment", "the workers cannot be connected", "TF_CONFIG", why, "start them all anew") from error
+    signals.again()  # TensorFlow has put its own handlers in place
+    return Group(strategy, len(workers.addresses), workers.number)
 
 
 def _tpu() -> tf.distribute.Strategy:

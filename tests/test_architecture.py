@@ -17,7 +17,8 @@ FLOORS = (
         "components": ("domains", "errors"),
         "config": ("components", "domains", "errors"),
         "console": ("errors",),
-        "devices": ("environment", "errors", "signals"),
+        "cluster": ("errors",),
+        "devices": ("cluster", "environment", "errors", "signals"),
         "domains": (),
         "drawing": (),
         "environment": ("errors",),
@@ -70,7 +71,7 @@ FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 # anything else.
 LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "signals", "storage")
 LIGHT += ("drawing", "folders", "launch", "page", "style")
-ALONE = ("domains", "errors", "signals", "storage")
+ALONE = ("cluster", "domains", "errors", "signals", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
 BANNED = {

@@ -21,46 +21,6 @@ def refused(call) -> Refusal:
     return found.value
 
 
-def cluster(monkeypatch, value) -> tuple[int, int]:
-    monkeypatch.setenv("TF_CONFIG", value if isinstance(value, str) else json.dumps(value))
-    return devices._cluster()
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({"cluster": WORKERS, "task": {"type": "worker", "index": 1}}, (2, 1)),
-        ({"cluster": {"chief": ["c:0"], **WORKERS}, "task": {"type": "worker", "index": 1}}, (3, 2)),
-        ({"cluster": {"chief": ["c:0"], **WORKERS}, "task": {"type": "chief", "index": 0}}, (3, 0)),
-        ({"cluster": {"worker": ["[::1]:5"]}, "task": {"type": "worker", "index": 0}, "environment": "cloud"}, (1, 0)),
-    ],
-)
-def test_a_cluster_is_read_as_the_ecosystem_writes_it(value, expected, monkeypatch):
-    assert cluster(monkeypatch, value) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "word"),
-    [
-        ("", "JSON"),
-        ("[1]", "TypeError"),
-        ("[" * 100_000, "Recursion"),
-        ({"cluster": WORKERS}, "task"),
-        ({"cluster": WORKERS, "task": {"type": "worker", "index": 2}}, "worker 2"),
-        ({"cluster": WORKERS, "task": {"type": "worker", "index": -1}}, "worker -1"),
-        ({"cluster": WORKERS, "task": {"type": "chief", "index": 0}}, "chief 0"),
-        ({"cluster": {**WORKERS, "ps": ["p:1"]}, "task": {"type": "worker", "index": 0}}, "ps"),
-        ({"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}, "twice"),
-        ({"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}, "HOST:PORT"),
-        ({"cluster": {"worker": [":1"]}, "task": {"type": "worker", "index": 0}}, "HOST:PORT"),
-        ({"cluster": {"chief": ["c:1", "d:1"], **WORKERS}, "task": {"type": "chief", "index": 0}}, "two chiefs"),
-    ],
-)
-def test_a_cluster_that_is_none_is_refused(value, word, monkeypatch):
-    found = refused(lambda: cluster(monkeypatch, value))
-    assert found.exit_code == 2 and word in found.why and "launch" in found.fix
-
-
 def test_several_workers_without_a_cluster_are_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert "not set" in refused(lambda: devices.join(Devices(strategy="multi_worker"))).why
