@@ -56,7 +56,7 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)
     if config.devices.jit == "auto":
-        choice, why = _jit(config)
+        choice, why = _jit(config, replicas)
         decisions.append(("jit", f"{choice}  ({why})"))
         config = override(config, "devices.jit", choice)
     for path, (value, why) in _sizes(config, dataset, elements, replicas).items():
@@ -105,12 +105,12 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
     return chosen
 
 
-def _jit(config: Config) -> tuple[str, str]:
-    """Whether XLA compiles the whole step, and why."""
+def _jit(config: Config, replicas: int) -> tuple[str, str]:
+    """Whether XLA compiles the step, or as much of it as it can on several replicas, and why."""
     convolutions = any(components.parse(text)[0] == "Conv" for text in (config.model.encoder, config.model.decoder))
     if convolutions and not devices.accelerators():
         return "off", "on a CPU its convolutions are slower than TensorFlow's own"
-    return "on", "XLA compiles the whole step"
+    return "on", "XLA compiles the whole step" if replicas == 1 else "XLA compiles the gradient on each replica"
 
 
 def recalled(asked: Config, config: Config) -> list[tuple[str, str]]:

@@ -72,6 +72,11 @@ def stepping_out() -> bool:
     return tf.distribute.has_strategy() and not isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
 
 
+def several_workers(model: keras.Model) -> bool:
+    """Whether a model was made for a strategy of several processes."""
+    return isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def reduced(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer, told that the gradients it is given are reduced already: Keras would add them up a second time."""
     optimizer._all_reduce_sum_gradients = lambda pairs: pairs

@@ -83,6 +83,10 @@ def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop
     with group.scope():
         vae = runs.build(config, dataset.modality)
         vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
+    if vae.couples and config.optimizer.accumulate > 1:
+        what = f"optimizer.accumulate = {config.optimizer.accumulate} would change the result"
+        why = f"{', '.join(vae.couples)} looks at the batch as a whole"
+        raise Refusal("usage", what, "optimizer.accumulate", why, "--optimizer.accumulate 1, or normalization='group'")
     return loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group)
 
 

@@ -222,6 +222,8 @@ class VAE(keras.Model):
         """As `keras.Model.fit`; a model that was never built is first adapted to x (its first batch, if x is a dataset)."""
         if any(kwargs.get(name) is not None for name in ("sample_weight", "class_weight")):
             raise ValueError(WEIGHTS)  # Keras itself drops them where there is no y
+        if devices.several_workers(self):
+            raise ValueError("Keras' fit does not work with several workers: train.py does")
         if not self.built and (isinstance(x, (dict, tf.data.Dataset)) or hasattr(x, "shape")):
             first = as_batch(next(iter(x)) if isinstance(x, tf.data.Dataset) else x)
             self.adapt(first["x"], first.get("mask"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from test_rooms import MEMBERS, SET_UP, models
 
@@ -173,8 +174,11 @@ def main(kind: str, folder: Path) -> None:
     assert group.replicas == (1 if kind == "one" else 2)
     found = {name: trained(name, group, folder) for name in CASES}
     found |= {"ragged": ragged(group, jit=False), "ragged-jit": ragged(group, jit=True), "continued": continued(group, folder)}
-    if kind != "workers":  # which Keras' own fit cannot do
+    if kind != "workers":
         found["fit"] = fitted(group)
+    else:  # which Keras' own fit cannot do
+        with pytest.raises(ValueError, match="several workers"):
+            fitted(group)
     for name, arrays in found.items():
         np.savez(folder / f"{kind}{group.worker or ''}-{name}.npz", **arrays)
     group.part()
