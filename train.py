@@ -7,7 +7,7 @@ def program(arguments):
     chosen = command.parse(arguments)
     if command.show(chosen):
         return
-    command.load_tensorflow()
+    command.load_tensorflow(chosen.devices.strategy)
     from keras_vae.console import Console
     from keras_vae.training import dry_run, train
 

@@ -125,9 +125,10 @@ def farewell(arguments: list[str]) -> None:
         print(f"interrupted; the same command continues:\n  python {name} {words}".rstrip(), file=sys.stderr, flush=True)
 
 
-def load_tensorflow() -> None:
-    """Import TensorFlow without its greetings: some of its C++ parts write to the terminal before any log level is read."""
-    environment.prepare()
+def load_tensorflow(strategy: str = "auto") -> None:
+    """Import TensorFlow for a strategy, without its greetings: some of its C++ parts write to the terminal before any log level is
+    read."""
+    environment.prepare(strategy)
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)

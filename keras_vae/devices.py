@@ -233,15 +233,9 @@ def _workers(log) -> Group:
 
 def _tpu() -> tf.distribute.Strategy:
     """TPUStrategy over the TPU of this machine, or the one named by TPU_NAME. Not yet run on a TPU."""
-    name = os.environ.get("TPU_NAME", "")
-    if not name and not (os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")):
-        why = "there is no /dev/accel0 or /dev/vfio/0, and TPU_NAME is not set"
-        raise Refusal("environment", "no TPU was found", "devices.strategy", why, "--devices.strategy auto")
-    if not environment.version("tensorflow-tpu"):
-        fix = 'pip install "tensorflow-tpu>=2.20,<2.21" in an environment of its own'
-        raise Refusal("environment", "this TensorFlow has no TPU kernels", "devices.strategy", "tensorflow-tpu is not installed", fix)
+    name = environment.tpu()
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)

@@ -5,14 +5,15 @@ import re
 import sys
 from importlib import metadata
 
+from keras_vae import cluster
 from keras_vae.errors import Refusal
 
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # module -> package, where they differ
 
 
-def prepare() -> None:
-    """Before TensorFlow is loaded: choose Keras' backend. `Refusal` (environment) for another one, or for a TensorFlow or a Keras out of
-    bounds."""
+def prepare(strategy: str = "auto") -> None:
+    """Before TensorFlow is loaded: choose Keras' backend. `Refusal` (environment, usage) for another one, for a TensorFlow or a Keras out
+    of bounds, and for a strategy whose devices are not there."""
     bounds = requirements()
     for package in ("tensorflow", "keras"):
         found, wanted = version(package), bounds.get(package, "")
@@ -24,6 +25,23 @@ def prepare() -> None:
     if backend != "tensorflow":
         why = f"Keras {version('keras')} is set to it; keras_vae needs the backend tensorflow"
         raise Refusal("environment", f"the Keras backend is {backend!r}", "KERAS_BACKEND", why, "export KERAS_BACKEND=tensorflow")
+
+    if strategy == "tpu":
+        tpu()
+    if strategy == "multi_worker":
+        cluster.read()
+
+
+def tpu() -> str:
+    """The name of the TPU: TPU_NAME, or "local" for that of this machine. `Refusal` (environment) if there is none to use."""
+    name = os.environ.get("TPU_NAME", "")
+    if not name and not (os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")):
+        why = "there is no /dev/accel0 or /dev/vfio/0, and TPU_NAME is not set"
+        raise Refusal("environment", "no TPU was found", "devices.strategy", why, "--devices.strategy auto")
+    if not version("tensorflow-tpu"):
+        fix = 'pip install "tensorflow-tpu>=2.20,<2.21" in an environment of its own'
+        raise Refusal("environment", "this TensorFlow has no TPU kernels", "devices.strategy", "tensorflow-tpu is not installed", fix)
+    return name or "local"
 
 
 def explain(error: Exception) -> Refusal | None:

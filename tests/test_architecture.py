@@ -21,7 +21,7 @@ FLOORS = (
         "devices": ("cluster", "environment", "errors", "signals"),
         "domains": (),
         "drawing": (),
-        "environment": ("errors",),
+        "environment": ("cluster", "errors"),
         "folders": ("config", "errors"),
         "noise": ("errors",),
         "distributions": ("noise", "errors"),

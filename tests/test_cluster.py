@@ -83,7 +83,7 @@ def addresses() -> tuple[str, ...]:
 class Worker(threading.Thread):
     """A worker that comes to the meeting: when it went, and how."""
 
-    def __init__(self, addresses, number, patience=20.0):
+    def __init__(self, addresses, number, patience=60.0):
         super().__init__(daemon=True)
         self.cluster, self.patience, self.said, self.left, self.error = Cluster(addresses, number), patience, [], None, None
         self.start()
@@ -104,15 +104,15 @@ def test_all_leave_when_the_last_has_come(order, addresses):
     came = time.monotonic()
     workers.append(Worker(addresses, order[-1]))
     for worker in workers:
-        worker.join(10.0)
-        assert worker.error is None and came <= worker.left < came + 5.0
+        worker.join(30.0)
+        assert worker.error is None and came <= worker.left < came + 15.0
     with socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))):
         pass  # the chief's port is free for TensorFlow
 
 
 def test_a_group_of_one_does_not_wait(addresses):
     worker = Worker(addresses[:1], 0)
-    worker.join(5.0)
+    worker.join(15.0)
     assert worker.error is None
 
 
@@ -129,7 +129,7 @@ def test_what_knocks_and_is_no_worker_is_let_be(addresses):
                 time.sleep(0.05)
     other = Worker(addresses[:2], 1)
     for worker in (chief, other):
-        worker.join(20.0)
+        worker.join(40.0)
         assert worker.error is None and worker.left
 
 
@@ -145,21 +145,21 @@ def test_a_worker_that_ended_while_it_waited_has_to_come_again(addresses):
     assert chief.is_alive() and two.is_alive()
     one = Worker(addresses, 1)
     for worker in (chief, one, two):
-        worker.join(10.0)
+        worker.join(30.0)
         assert worker.error is None and worker.left
 
 
 def test_workers_that_were_told_different_clusters_are_refused(addresses):
     chief, other = Worker(addresses, 0), Worker(addresses[:2], 1)
     for worker in (chief, other):
-        worker.join(10.0)
+        worker.join(30.0)
         assert worker.error.exit_code == 2 and "different clusters" in worker.error.what
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_who_waits_for_nobody_is_told_after_a_while(number, addresses, monkeypatch):
     worker = Worker(addresses, number, patience=6.0)
-    worker.join(12.0)
+    worker.join(30.0)
     assert worker.error.exit_code == 6 and "6 seconds" in worker.error.why
     assert worker.said == [f"waiting for {worker.error.why.partition(' did not')[0]}"]
 
@@ -167,7 +167,7 @@ def test_who_waits_for_nobody_is_told_after_a_while(number, addresses, monkeypat
 def test_a_port_that_is_taken_is_named(addresses):
     with socket.create_server(("", int(addresses[0].rpartition(":")[2]))):
         worker = Worker(addresses, 0)
-        worker.join(5.0)
+        worker.join(15.0)
     assert worker.error.exit_code == 6 and addresses[0].rpartition(":")[2] in worker.error.what
 
 
@@ -188,4 +188,4 @@ def test_C13_a_worker_that_waits_for_the_others_can_be_interrupted(index, number
     assert "waiting for" in process.stdout.readline()
     began = time.monotonic()
     process.send_signal(number)
-    assert process.wait(timeout=20) == code and time.monotonic() - began < 5.0
+    assert process.wait(timeout=20) == code and time.monotonic() - began < 10.0

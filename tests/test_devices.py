@@ -53,7 +53,7 @@ def test_auto_is_one_device_here(monkeypatch):
 def test_G6_a_tpu_that_is_not_there_is_refused_at_once(name, word, python, train_py, tmp_path, monkeypatch):
     """A TPU is asked for, and there is none, or a TensorFlow without kernels for it"""
     monkeypatch.setenv("TPU_NAME", name)
-    done = python(train_py, "--devices.strategy", "tpu", cwd=tmp_path, timeout=30)
+    done = python(train_py, "--devices.strategy", "tpu", cwd=tmp_path, timeout=30)  # it does not even load TensorFlow
     assert done.returncode == 6 and word in done.stderr and "devices.strategy" in done.stderr and len(done.stderr.splitlines()) <= 6
     assert not (tmp_path / "saved_models").exists()
 
@@ -82,6 +82,14 @@ def test_G8_a_batch_that_is_chosen_can_be_shared(replicas):
         else:
             size = choices.resolve(changed, records, replicas)[0].data.batch_size
             assert size % replicas == 0 and 0 < size <= len(records.train)
+
+
+def test_G3_a_batch_that_is_looked_at_as_a_whole_is_not_worked_off_in_parts():
+    """Accumulation beside batch statistics"""
+    chosen = config(training__steps=4, optimizer__accumulate=2, model__encoder="Dense(widths=(8,), normalization='batch')")
+    found = refused(lambda: training.prepare(chosen, trainer().dataset, devices.Group()))
+    assert found.exit_code == 2 and "BatchNormalization" in found.why
+    training.prepare(config(training__steps=4, optimizer__accumulate=2), trainer().dataset, devices.Group()).advance(1)
 
 
 class Two(devices.Group):

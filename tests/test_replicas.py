@@ -85,6 +85,14 @@ def test_the_cases_do_what_they_are_there_for(case, other, one):
     assert case != "coupled" or replicas.Coupled.couples
 
 
+@pytest.mark.parametrize(("case", "other"), [("accumulation", "plain"), ("accumulation-jit", "jit")])
+def test_a_batch_worked_off_in_parts_is_the_batch(case, other, one):
+    with np.load(one / f"one-{case}.npz") as parts, np.load(one / f"one-{other}.npz") as whole:
+        for name in parts.files:
+            if name.partition("/")[0] in ("weight", "slot", "metric", "train"):
+                np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 def test_R9_a_run_goes_on_with_another_number_of_replicas(two):
     """A run begun on one device goes on with two: the same order, noise and weights."""
     assert_equal(two, "two", "continued")

@@ -142,6 +142,16 @@ def test_the_optimizers_own_clipping_is_refused(option):
         build(SHAPE).compile(keras.optimizers.Adam(0.01, **{option: 1.0}))
 
 
+def test_the_optimizers_own_accumulation_is_refused():
+    with pytest.raises(ValueError, match="accumulate="):
+        build(SHAPE).compile(keras.optimizers.Adam(0.01, gradient_accumulation_steps=2))
+
+
+def test_accumulation_beside_batch_statistics_is_refused():
+    with pytest.raises(ValueError, match="BatchNormalization looks at the batch"):
+        build(SHAPE, encoder="Dense(widths=(8,), normalization='batch')").compile("adam", accumulate=2)
+
+
 def test_a_loss_beside_the_objective_is_refused():
     with pytest.raises(ValueError, match="objective"):
         build(SHAPE).compile("adam", loss="mse")
