@@ -77,7 +77,10 @@ def _check_shares(config: Config, replicas: int, records: int) -> None:
         near = {min(most, max(share, size // share * share)), min(most, -(-size // share) * share)}
         near = " (or ".join(str(other) for other in sorted(near, key=lambda other: (abs(other - size), other)))
         why = f"the global batch is shared evenly by {shared}"
+        fits = sorted((number for number in range(1, 65) if not size % (number * parts)), key=lambda number: abs(number - replicas))[:2]
         fix = f"--data.batch-size {near}" + ")" * ("(" in near)
+        if fits:  # a run that has begun keeps its batch
+            fix += f"; or {' or '.join(map(str, sorted(fits)))} replicas"
         raise Refusal("usage", f"data.batch_size = {size:,} does not divide by {share}", "data.batch_size", why, fix)
 
 
@@ -88,7 +91,8 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
         size = 2 ** int(math.log2(max(MIN_BATCH, min(MAX_BATCH, count / 10, BATCH_ELEMENTS / elements))))
         share = replicas * config.optimizer.accumulate
         size = max(share, size // share * share)
-        chosen["data.batch_size"] = size, f"{count:,} records of {elements:,} elements"
+        shared = f", shared by {replicas} replicas" * (replicas > 1)
+        chosen["data.batch_size"] = size, f"{count:,} records of {elements:,} elements{shared}"
     if config.training.epochs is None and config.training.steps is None:
         steps = min(max(math.ceil(100 * count / min(size, count)), LEAST_STEPS), MOST_STEPS)
         epochs = steps * min(size, count) / count

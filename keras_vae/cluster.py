@@ -37,20 +37,28 @@ def read() -> Cluster:
         raise _refusal("it is not set")
     try:
         value = json.loads(os.environ["TF_CONFIG"])
-        jobs = {str(name): [str(address) for address in addresses] for name, addresses in value["cluster"].items()}
+        jobs = {str(name): addresses for name, addresses in value["cluster"].items()}
         kind, index = str(value["task"]["type"]), int(value["task"]["index"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _refusal(f"{type(error).__name__}: {error}") from None
+    if bad := [name for name in jobs if not isinstance(jobs[name], list) or not all(isinstance(one, str) for one in jobs[name])]:
+        raise _refusal(f"{bad[0]} is no list of addresses")
     if extra := set(jobs) - {"chief", "worker"}:
         raise _refusal(f"it names {', '.join(sorted(extra))}, and only chief and worker take part")
     if not 0 <= index < len(jobs.get(kind, ())):
         raise _refusal(f"this process is {kind} {index}, which the cluster does not have")
     chiefs, addresses = jobs.get("chief", []), (*jobs.get("chief", ()), *jobs.get("worker", ()))
-    if bad := [address for address in addresses if not all(_parts(address))]:
+    if bad := [address for address in addresses if not all(_parts(address)) or _parts(address)[1] > 65535]:
         raise _refusal(f"{bad[0]!r} is no HOST:PORT")
     if len(set(addresses)) < len(addresses) or len(chiefs) > 1:
         raise _refusal("an address is there twice, or there are two chiefs")
     return Cluster(addresses, index + (len(chiefs) if kind == "worker" else 0))
+
+
+def several() -> bool:
+    """Whether TF_CONFIG names more than one worker. Some platforms set one without a cluster for a job of one machine."""
+    text = os.environ.get("TF_CONFIG", "").strip()
+    return text not in ("", "{}") and len(read().addresses) > 1
 
 
 def meet(cluster: Cluster, log=print, patience: float = PATIENCE) -> None:
@@ -90,11 +98,14 @@ def _receive(cluster: Cluster, waiting) -> None:
                     continue
                 visitor = stack.enter_context(server.accept()[0])
                 hello = _line(visitor)
-                if number := next((number for number, expected in wanted.items() if expected == hello), None):
-                    here[number] = visitor
-                elif hello.startswith(b"["):
+                number = next((number for number, expected in wanted.items() if expected == hello), None)
+                if number is None and _is_hello(hello):
                     visitor.sendall(b"no\n")
-                    raise _other(f"worker {hello.decode(errors='replace')[:100]}")
+                    raise _other(f"worker {hello.decode()[:100]}")
+                if number is None or number in here:
+                    visitor.close()
+                else:
+                    here[number] = visitor
             waiting(", ".join(f"worker {number} at {cluster.addresses[number]}" for number in sorted(wanted.keys() - here)))
         for visitor in here.values():
             visitor.sendall(b"go\n")
@@ -130,12 +141,23 @@ def _server(port: int) -> socket.socket:
 
 def _line(connection: socket.socket) -> bytes:
     """What the other side says, up to the end of a line; what is long, slow or broken off counts as nothing."""
-    connection.settimeout(2.0)
-    said = b""
+    limit, said = time.monotonic() + 2.0, b""
     with contextlib.suppress(OSError):
-        while not said.endswith(b"\n") and len(said) < 2**16 and (more := connection.recv(4096)):
+        while not said.endswith(b"\n") and len(said) < 2**16 and (left := limit - time.monotonic()) > 0.0:
+            connection.settimeout(left)
+            if not (more := connection.recv(4096)):
+                break
             said += more
     return said
+
+
+def _is_hello(said: bytes) -> bool:
+    """Whether it is what a worker says, of whatever cluster."""
+    try:
+        number, addresses = json.loads(said)
+        return isinstance(number, int) and isinstance(addresses, list) and all(isinstance(address, str) for address in addresses)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def _parts(address: str) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """Data: the records of a source as a data set, and their order as a pure function of (seed, position)."""
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -182,6 +183,7 @@ class Feed:
         first = order(step, 1)[0]
         room = FED // records[first[:1]].nbytes // len(first)
         self.ahead, self.at_once = queue.Queue(max(2, min(64, room))), max(1, min(64, room))
+        self.closed = False
         self.thread = threading.Thread(target=self._read, args=(records, order, step, stop), daemon=True)
         self.thread.start()
 
@@ -190,8 +192,17 @@ class Feed:
             for number in range(step, stop):
                 index = order(number, 1)[0]
                 self.ahead.put((index, records[index]))
+                if self.closed:
+                    return
         except BaseException as error:  # handed to whoever waits for the batch
             self.ahead.put(error)
+
+    def close(self) -> None:
+        """Read no further: what waits to be taken is let go, and the thread ends."""
+        self.closed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.ahead.get_nowait()
 
     def take(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """The next batches, at most `steps` and at most what `FED` bytes hold: indices [k, B] and records [k, B, *raw]."""

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import signal
+import threading
 
 import keras
 import numpy as np
@@ -166,9 +167,19 @@ class Group:
             raise signals.Interrupted from error
 
     def part(self) -> None:
-        """The end: the others stay until the chief is done, so that all can be started again if it is not."""
-        with contextlib.suppress(*LOST if self.chief else ()):
-            self.barrier()
+        """The end: the others stay until the chief is done, so that all can be started again if it is not. They wait in a thread, and a
+        signal ends them at once."""
+        if self.chief:
+            with contextlib.suppress(*LOST):
+                self.barrier()
+            return
+        ended = []
+        thread = threading.Thread(target=lambda: ended.append(_outcome(self.barrier)), daemon=True)
+        thread.start()
+        while not ended:
+            thread.join(POLL)
+        if ended[0] is not None:
+            raise ended[0]
 
     def describe(self) -> str:
         """The group in a few words; empty for a single device."""
@@ -178,6 +189,15 @@ class Group:
         return f"{kind}, {self.replicas} replica{'s' * (self.replicas > 1)}{f' on {self.workers} workers' * (self.workers > 1)}; "
 
 
+def _outcome(call) -> BaseException | None:
+    try:
+        call()
+    except BaseException as error:
+        return error
+
+
+POLL = 0.2  # seconds
+CONNECT = 60  # seconds that TensorFlow has to connect workers that have met
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
@@ -199,7 +219,7 @@ def join(options, log=print) -> Group:
 def _kind(options) -> str:
     if options.strategy != "auto":
         return options.strategy
-    if "TF_CONFIG" in os.environ and len(cluster.read().addresses) > 1:
+    if cluster.several():
         return "multi_worker"
     return "mirrored" if options.virtual or len(tf.config.list_physical_devices("GPU")) > 1 else "default"
 
@@ -223,7 +243,9 @@ def _workers(log) -> Group:
     workers = cluster.read()
     cluster.meet(workers, log)
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        # If one is lost now, TensorFlow waits for it, deaf to signals and holding Python's lock: only the kernel can end that.
+        with signals.alarm(CONNECT):
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise Refusal("environment", "the workers cannot be connected", "TF_CONFIG", why, "start them all anew") from error

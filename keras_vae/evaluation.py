@@ -141,7 +141,7 @@ class Evaluator:
         its turn."""
         records = len(getattr(self.dataset, split))
         records = min(records, limit or records)
-        batch = min(batch, -(-records // replicas)) * replicas
+        batch = min(batch, -(-records // (replicas * workers))) * replicas
         for start in range(worker * batch, records, workers * batch):
             x = self.dataset.encoded(split, start, min(start + batch, records))
             real = len(x)

@@ -175,6 +175,12 @@ def _watch(workers, pending) -> None:
             for worker in workers:
                 os.killpg(worker.pid, pending())
             end, forwarded = time.monotonic() + PATIENCE, True
+        elif not forwarded and (stopped := [code for code in codes if code in STOPPED]):
+            # One was asked to stop, or has lost another: it may be that the rest does not notice before it is told.
+            for worker, code in zip(workers, codes, strict=True):
+                if code is None:
+                    os.killpg(worker.pid, signal.SIGINT if stopped[0] == signals.CODES[signal.SIGINT] else signal.SIGTERM)
+            end, forwarded = time.monotonic() + PATIENCE, True
         elif any(codes) and end == float("inf"):
             end = time.monotonic() + GRACE
         time.sleep(POLL)

@@ -362,9 +362,9 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
                 show(trainer, metrics)
             if trainer.step == boundary or trainer.late:
                 line = trainer.validate(evaluator, metrics)
+                list_bad_records(folder, trainer.dataset, trainer.group.worker)
                 if chief:
                     trainer.record(folder, line, console)
-                    list_bad_records(folder, trainer.dataset)
                     board.scalars(line)
                     if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
                         board.pictures(trainer.vae, trainer.dataset, trainer.step)
@@ -373,9 +373,11 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
         trainer.group.barrier()  # nobody leaves before the chief has saved
         if sent:
             signals.receive(sent)
+    if trainer.feed:
+        trainer.feed.close()
 
 
-def list_bad_records(folder: Path, dataset: data.Dataset) -> None:
-    """bad_records.jsonl: name and reason of every record that was left out so far."""
+def list_bad_records(folder: Path, dataset: data.Dataset, worker: int = 0) -> None:
+    """bad_records.jsonl: name and reason of every record that was left out so far; a file for each worker that left one out."""
     if dataset.bad:
-        storage.write(folder / "bad_records.jsonl", storage.lines(dataset.bad))
+        storage.write(folder / f"bad_records{f'.worker{worker}' if worker else ''}.jsonl", storage.lines(dataset.bad))

@@ -33,6 +33,7 @@ FREE = (
     "evaluation.limit",
     "devices.strategy",
     "devices.virtual",
+    "optimizer.accumulate",
 )
 
 

@@ -85,6 +85,21 @@ def again() -> None:
             signal.signal(number, _handle)
 
 
+@contextlib.contextmanager
+def alarm(seconds: int):
+    """A block that lasts so long at most: then the kernel ends the process, whatever it is doing. In the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def receive(number: int) -> None:
     """Take a signal that another process was sent as one's own."""
     if not pending():

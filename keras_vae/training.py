@@ -1,6 +1,7 @@
 """Training: the story of a run, from data to a verified SavedModel."""
 
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -14,15 +15,16 @@ from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
 TRIED_SECONDS = 5.0  # of steps that a dry run measures
+VISIBLE = 10.0  # seconds until what the chief has written is seen by the others
 
 
 def train(config: Config, console, overwrite: bool = False, steal_lock: bool = False) -> dict:
     """The story of a run, from data to a verified SavedModel, by one process at a time, or by a group of workers; returns the report."""
-    group = devices.join(config.devices, console.log)
+    group, log = devices.join(config.devices, console.log), console.log
     if not group.chief:
         console = console.quiet()
     folder = runs.folder_of(config)
-    with runs.lock(folder, steal_lock, console.log) if group.chief else contextlib.nullcontext(), group.lost(console.log):
+    with runs.lock(folder, steal_lock, console.log) if group.chief else contextlib.nullcontext(), group.lost(log):
         return _train(folder, config, console, overwrite, group)
 
 
@@ -30,6 +32,8 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
     started = time.perf_counter()
     finished = runs.claim(folder, config, overwrite) if group.chief else None
     is_finished, is_begun = map(bool, group.table(bool(finished), runs.begun(folder) and not overwrite)[0])
+    if is_finished or is_begun:
+        shared(folder, group)
     if is_finished:
         finished = finished or runs.claim(folder, config, overwrite)
         console.log(f"{folder} is finished; --overwrite starts again, --name NAME starts another")
@@ -37,7 +41,6 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
         return finished
     asked, decided = config, []
     if is_begun:
-        shared(folder, group)
         asked, config = runs.recall(folder, config)
         decided = choices.recalled(asked, config)
     if config.devices.deterministic:
@@ -71,6 +74,11 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
 
 def shared(folder: Path, group: devices.Group) -> None:
     """`Refusal` (environment) on all workers if one of them does not see the run."""
+    limit = time.monotonic() + VISIBLE
+    while not runs.begun(folder) and time.monotonic() < limit:
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(folder.parent)  # a network file system remembers for a while what was not there
     seen = group.table(runs.begun(folder))[:, 0]
     if not seen.all():
         blind = ", ".join(str(number) for number in np.flatnonzero(seen == 0))
@@ -144,8 +152,12 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
 def dry_run(config: Config, console) -> None:
     """Everything a run would say before its first step, and what it would need: time and memory are measured on a few steps."""
     group = devices.join(config.devices, console.log)
-    if not group.chief:
-        console = console.quiet()
+    with group.lost(console.log):
+        _dry_run(config, console if group.chief else console.quiet(), group)
+        group.part()
+
+
+def _dry_run(config: Config, console, group: devices.Group) -> None:
     dataset = data.load(config.data, console.log, foreign=True)
     config, decisions = choices.resolve(config, dataset, group.replicas)
     trainer = prepare(config, dataset, group)
@@ -192,6 +204,7 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
     shape = " x ".join(map(str, vae.posterior.event_shape))
     options = config.optimizer
     batch = f"{trainer.batch_size}{f' ({trainer.part} on each replica)' if group.replicas > 1 else ''}"
+    batch += f" in {options.accumulate} parts" * (options.accumulate > 1)
     rows = [
         ("model", f"{parameters:,} parameters, latent {shape}, {components.describe(vae.objective)}"),
         ("device", f"{group.describe()}{devices.hardware()}"),

@@ -72,6 +72,11 @@ class VAE(keras.Model):
 
     def accumulated(self, batch: dict, seed: Seed, step, count):
         """`gradients`, worked off in `accumulate` parts one after the other."""
+        rows, why = batch["x"].shape[0], f"a batch is worked off in accumulate = {self.accumulate} equal parts: drop one that is ragged"
+        if rows is None:
+            tf.debugging.assert_equal(tf.shape(batch["x"])[0] % self.accumulate, 0, message=why)
+        elif rows % self.accumulate:
+            raise ValueError(f"{why}; this one has {rows} rows")
         parts = {name: tf.reshape(rows, (self.accumulate, -1, *rows.shape[1:])) for name, rows in batch.items()}
         size = tf.shape(parts["x"], tf.int64)[1]
 
@@ -202,6 +207,8 @@ class VAE(keras.Model):
             raise ValueError("clip with compile(clip_norm=...): the optimizer's own clipping works per replica")
         if getattr(optimizer, "gradient_accumulation_steps", None):
             raise ValueError("accumulate with compile(accumulate=...): the optimizer's own accumulation fails on several replicas")
+        if accumulate != int(accumulate) or accumulate < 1 or not clip_norm >= 0.0:
+            raise ValueError(f"accumulate={accumulate} must be 1, 2, ..., and clip_norm={clip_norm} at least 0")
         if accumulate > 1 and self.couples:
             raise ValueError(f"accumulate={accumulate} would change the result: {', '.join(self.couples)} looks at the batch as a whole")
         self.clip_norm, self.accumulate = float(clip_norm), int(accumulate)

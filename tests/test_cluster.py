@@ -58,6 +58,9 @@ def test_a_cluster_is_read_as_the_ecosystem_writes_it(value, addresses, number, 
         ({"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}, "twice"),
         ({"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}, "HOST:PORT"),
         ({"cluster": {"worker": [":1"]}, "task": {"type": "worker", "index": 0}}, "HOST:PORT"),
+        ({"cluster": {"worker": "localhost:2222"}, "task": {"type": "worker", "index": 0}}, "worker is no list"),
+        ({"cluster": {"worker": [5]}, "task": {"type": "worker", "index": 0}}, "worker is no list"),
+        ({"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}, "HOST:PORT"),
         ({"cluster": {"worker": ["a:x"]}, "task": {"type": "worker", "index": 0}}, "HOST:PORT"),
         ({"cluster": {"chief": ["c:1", "d:1"], **WORKERS}, "task": {"type": "chief", "index": 0}}, "two chiefs"),
     ],
@@ -65,6 +68,14 @@ def test_a_cluster_is_read_as_the_ecosystem_writes_it(value, addresses, number, 
 def test_a_cluster_that_is_none_is_refused(value, word, monkeypatch):
     found = refused(lambda: read(monkeypatch, value))
     assert found.exit_code == 2 and word in found.why and "launch" in found.fix
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}})])
+def test_one_machine_is_no_group(text, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text or "")
+    if text is None:
+        monkeypatch.delenv("TF_CONFIG")
+    assert not cluster.several()
 
 
 def test_without_a_cluster_the_command_to_type_is_said(monkeypatch):
@@ -119,7 +130,7 @@ def test_a_group_of_one_does_not_wait(addresses):
 def test_what_knocks_and_is_no_worker_is_let_be(addresses):
     chief = Worker(addresses[:2], 0)
     host, port = addresses[0].split(":")
-    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)), b"\n"):
+    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)), b"\n", b"[1, 2]\n", b"[[[\n"):
         while True:
             try:
                 with socket.create_connection((host, int(port)), timeout=5.0) as stranger:

@@ -66,7 +66,7 @@ def test_G8_a_batch_that_cannot_be_shared_is_refused_with_the_nearest(size, repl
     """The global batch does not divide by the replicas, or by the parts it is worked off in"""
     chosen = config(data__batch_size=size, optimizer__accumulate=parts)
     found = refused(lambda: choices._check_shares(chosen, replicas, 1000))
-    assert found.exit_code == 2 and found.fix == f"--data.batch-size {near}" and f"{replicas} replicas" in found.why
+    assert found.exit_code == 2 and found.fix.startswith(f"--data.batch-size {near}") and f"{replicas} replicas" in found.why
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5, 8, 64])

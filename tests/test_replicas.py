@@ -55,7 +55,7 @@ def workers(one) -> Path:
 
 def assert_equal(folder: Path, kind: str, case: str) -> None:
     with np.load(folder / f"one-{case}.npz") as expected, np.load(folder / f"{kind}-{case}.npz") as found:
-        assert set(expected.files) == set(found.files)
+        assert set(expected.files) == set(found.files) and all(np.isfinite(found[name]).all() for name in found.files)
         for name in expected.files:
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
