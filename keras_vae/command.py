@@ -118,6 +118,8 @@ def main(program, arguments: list[str] | None = None) -> None:
 def farewell(arguments: list[str]) -> None:
     """Release what this process holds, and say how to continue. Not with --overwrite: it would start again."""
     storage.release()
+    if signals.LAUNCHED in os.environ:  # the launcher says it, once for all workers
+        return
     name = Path(sys.argv[0]).name
     name = "-m keras_vae" if name == "__main__.py" else shlex.quote(sys.argv[0])
     words = shlex.join(word for word in arguments if word != "--overwrite")

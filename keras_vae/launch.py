@@ -143,7 +143,7 @@ def free_ports(count: int, first: int | None = None) -> list[int]:
 def _start(command: list[str], index: int, ports: list[int]) -> subprocess.Popen:
     """Start a worker in a session of its own: Ctrl-C at the terminal reaches the launcher alone, which passes it on."""
     config = {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": index}}
-    options = {"env": {**os.environ, "TF_CONFIG": json.dumps(config)}, "stdin": subprocess.DEVNULL}
+    options = {"env": {**os.environ, "TF_CONFIG": json.dumps(config), signals.LAUNCHED: "1"}, "stdin": subprocess.DEVNULL}
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if index else {}
     if command[0] == "python" and not shutil.which("python"):
         command = [sys.executable, *command[1:]]

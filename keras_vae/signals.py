@@ -12,6 +12,7 @@ import threading
 import time
 
 CODES = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+LAUNCHED = "KERAS_VAE_LAUNCHED"  # set in the environment of the workers that `launch` starts
 GRACE = 8.0  # seconds a program has to end by itself
 
 

@@ -157,6 +157,24 @@ def test_a_signal_that_is_ignored_stays_so():
     assert found == 0 and out == "done\n"
 
 
+DEAF = """
+import ctypes
+from keras_vae import signals
+with signals.alarm(1):
+    {call}
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("call", "code", "said"), [("ctypes.PyDLL(None).sleep(60)", -signal.SIGALRM, ""), ("pass", 0, "done\n")])
+def test_an_alarm_ends_what_holds_pythons_lock(call, code, said):
+    """PyDLL, unlike CDLL, keeps the lock: no thread and no handler of Python runs."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = DEAF.format(call=call) + ("import time; time.sleep(2)" if not code else "")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=40)
+    assert (done.returncode, done.stdout) == (code, said)
+
+
 def test_without_a_signal_everything_is_as_before():
     after = "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.set_wakeup_fd(-1), file=sys.stderr)"
     found, _, error, _ = end(start("ready()", after))

@@ -296,6 +296,16 @@ def test_reading_ahead_is_bounded_and_its_errors_reach_the_trainer(monkeypatch):
     assert lazy.count <= 21
 
 
+def test_a_feed_that_is_closed_reads_no_further():
+    """However full it was: its thread would wait for ever, with what it read."""
+    records_ = np.zeros((64, 4, 4, 1), "uint8")
+    feed = data.Feed(records_, lambda step, steps: np.arange(16)[None], 0, 10**9)
+    feed.take(1)
+    feed.close()
+    feed.thread.join(10.0)
+    assert not feed.thread.is_alive() and feed.ahead.qsize() <= 1
+
+
 KINDS = {
     "0 to 1": (np.random.default_rng(0).random((60, 6, 6)).astype("float32"), {}),
     "-1 to 1": (np.random.default_rng(0).random((60, 6, 6)).astype("float32") * 2 - 1, {}),

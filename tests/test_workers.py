@@ -92,6 +92,19 @@ def test_C14_one_of_two_workers_gets_sigterm_and_both_commit_the_same_step(refer
     assert digests(folder) == reference
 
 
+def test_C14_one_of_two_workers_gets_sigterm_while_the_chief_exports(reference, tmp_path):
+    """SIGTERM to the worker that only waits, while the chief evaluates and exports: the group ends with 75, and the same command exports"""
+    folder = tmp_path / "saved_models" / "cut"
+    launcher = launch(tmp_path)
+    wait(launcher, lambda: (folder / "model.keras").exists(), 200.0)
+    began = time.perf_counter()
+    os.kill(pids(launcher)[1], signal.SIGTERM)
+    said = finish(launcher, tmp_path, 75)
+    assert time.perf_counter() - began < 10.0 and "restart " not in said and "was killed" not in said and not temporaries(tmp_path)
+    finish(launch(tmp_path), tmp_path)
+    assert digests(folder) == reference
+
+
 def test_C9_sigterm_to_the_launcher_ends_the_group(reference, tmp_path):
     """SIGTERM to the launcher of two workers: 75 within ten seconds, one commit; two workers go on as one"""
     folder = tmp_path / "saved_models" / "cut"
@@ -99,8 +112,9 @@ def test_C9_sigterm_to_the_launcher_ends_the_group(reference, tmp_path):
     wait(launcher, lambda: validated(folder) >= 54)
     began = time.perf_counter()
     launcher.send_signal(signal.SIGTERM)
-    finish(launcher, tmp_path, 75)
+    said = finish(launcher, tmp_path, 75)
     assert time.perf_counter() - began < 10.0 and len(checkpoints(folder)) == 1
+    assert said.count("interrupted; the same command continues") == 1 and "-m keras_vae launch" in said
     alone = subprocess.run([sys.executable, ROOT / "train.py", *COMMAND], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert alone.returncode == 0 and f"continuing saved_models/cut at step {int(checkpoints(folder)[0].name[5:])}" not in alone.stderr
     assert step(folder) == STEPS
