@@ -171,8 +171,8 @@ def workers(counts):
 
 
 def order():
-    """The order of 2,048 positions in a set of N records: at the beginning, and far on."""
-    from keras_vae import data
+    """The order of 2,048 positions in a set of N records: at the beginning, and far on; and what numbers can hold."""
+    from keras_vae import data, noise
 
     for records in (10**4, 10**6, 10**9, 10**12):
         yield (
@@ -182,8 +182,16 @@ def order():
         )
     for batch in (128, 8192, 2**17):
         yield f"order of one batch of {batch:,}", timed(lambda batch=batch: data.order(0, 10**9, 0, batch)), "s"
+    epoch = data.order(3, 2**20 + 7, 0, 2**20 + 7)
+    yield "records that an epoch of 2^20 + 7 leaves out", len(epoch) - len(np.unique(epoch)), ""
     window = data.order(0, 10**9 + 7, 5 * 10**8, 10**6)
     yield "records that come twice among 10^6 of 10^9 + 7", len(window) - len(np.unique(window)), ""
+    first, last = (noise.bits(noise.Seed.of(*address), (1, 4)).numpy().tolist() for address in ((8, 0), (7, 2**32)))
+    yield "whether step 2^32 of seed 7 has the noise of step 0 of seed 8", int(first == last), ""
+    for batch, steps in ((128, 2**20), (128, 2**21), (128, 2**23), (100, 2**20)):
+        values = 100.0 + (np.arange(steps) * 7919 % 2001 - 1000) / 1000.0  # mean 100, as metrics.Mean adds them up
+        total, count = (np.cumsum(np.float32(part), dtype=np.float32)[-1] for part in (values * batch, np.full(steps, batch)))
+        yield f"a mean of 100 in float32 after {steps:,} steps of {batch}", float(total / count), ""
 
 
 def records():
@@ -221,8 +229,8 @@ def records():
             block = noise.integers(0, 256, (8, 8), np.uint8).repeat(4, 0).repeat(4, 1)
             Image.fromarray(block).save(place / f"{number:09}.png", compress_level=1)
     sources = "folder:folder12000", "folder:folder24000"
-    yield "folder: start, each picture", slope(load, *sources), "s"
     folder.KEPT, folder.CHECKED = 0, 100  # so that what does not grow with the folder does not hide what does
+    yield "folder: start, each picture", slope(load, *sources), "s"
     yield "folder: memory kept, each picture", memory(load, *sources), "B"
     yield "folder: memory at most, each picture", memory(load, *sources, most=True), "B"
     for side in (32, 256):
