@@ -121,7 +121,7 @@ class VAE(keras.Model):
     def test_step(self, data) -> dict:
         batch = as_batch(data)
         first, count = devices.place(tf.shape(batch["x"])[0])
-        seen = tf.cast(self.trackers["loss"].count, tf.int64)  # so figures do not depend on the batch size
+        seen = tf.convert_to_tensor(self.trackers["loss"].count)  # so figures do not depend on the batch size
         inference = self.infer(batch, Seed.of(self.seed, row=seen + first).fold("test"))
         terms = self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations))
         sums = devices.total({name: tf.reduce_sum(values) for name, values in terms.items()})

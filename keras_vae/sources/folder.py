@@ -70,7 +70,7 @@ class Files:
         return len(self.names)
 
     def __getitem__(self, rows) -> np.ndarray:
-        rows = np.arange(len(self))[rows]
+        rows = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
         if self.kept is None:
             return self._decode(rows)
         new = np.unique(rows[~self.have[rows]])
