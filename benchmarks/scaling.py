@@ -188,10 +188,6 @@ def order():
     yield "records that come twice among 10^6 of 10^9 + 7", len(window) - len(np.unique(window)), ""
     first, last = (noise.bits(noise.Seed.of(*address), (1, 4)).numpy().tolist() for address in ((8, 0), (7, 2**32)))
     yield "whether step 2^32 of seed 7 has the noise of step 0 of seed 8", int(first == last), ""
-    for batch, steps in ((128, 2**20), (128, 2**21), (128, 2**23), (100, 2**20)):
-        values = 100.0 + (np.arange(steps) * 7919 % 2001 - 1000) / 1000.0  # mean 100, as metrics.Mean adds them up
-        total, count = (np.cumsum(np.float32(part), dtype=np.float32)[-1] for part in (values * batch, np.full(steps, batch)))
-        yield f"a mean of 100 in float32 after {steps:,} steps of {batch}", float(total / count), ""
 
 
 def records():
