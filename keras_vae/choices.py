@@ -24,7 +24,8 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     if config.data.batch_size is not None and config.data.batch_size > len(dataset.train):
         share = replicas * config.optimizer.accumulate
         most = max(1, len(dataset.train) // share * share)
-        decisions.append(("batch", f"{most:,}: there are {len(dataset.train):,} training records, fewer than {config.data.batch_size:,}"))
+        how_many = f"all {most:,}" if most == len(dataset.train) else f"{most:,} of the {len(dataset.train):,}"
+        decisions.append(("batch", f"{how_many} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
         config = override(config, "data.batch_size", most)
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":

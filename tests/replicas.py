@@ -1,4 +1,4 @@
-"""Runs every case on one group of devices and writes what came of it: python replicas.py KIND FOLDER.
+"""Runs every case on one group of devices and writes what came of it: python replicas.py KIND FOLDER [quick].
 
 KIND is one (replica), two (logical CPU devices) or workers (this process is one of TF_CONFIG's).
 """
@@ -82,6 +82,7 @@ CASES |= {
     }
     for number, parts in enumerate(models(MEMBERS) + models(SET_UP))
 }
+QUICK = ("plain", "jit", "clip", "EMA", "accumulation", "sync-BatchNorm", "plateau", "coupled", "poisoned")
 RAGGED = ((9, 4), (8, 0), (1, 12))
 
 
@@ -168,11 +169,11 @@ def fitted(group: devices.Group) -> dict[str, np.ndarray]:
     return {**values, "history": np.array(history["loss"]), "evaluate": np.array(list(figures.values()))}
 
 
-def main(kind: str, folder: Path) -> None:
+def main(kind: str, folder: Path, names=tuple(CASES)) -> None:
     chosen = {"one": {"strategy": "default"}, "two": {"virtual": 2}, "workers": {"strategy": "multi_worker"}}[kind]
     group = devices.join(config.Devices(**chosen))
     assert group.replicas == (1 if kind == "one" else 2)
-    found = {name: trained(name, group, folder) for name in CASES}
+    found = {name: trained(name, group, folder) for name in names}
     found |= {"ragged": ragged(group, jit=False), "ragged-jit": ragged(group, jit=True), "continued": continued(group, folder)}
     if kind != "workers":
         found["fit"] = fitted(group)
@@ -186,4 +187,4 @@ def main(kind: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *[QUICK] * ("quick" in sys.argv))

@@ -126,7 +126,8 @@ def test_what_workers_compare_depends_on_every_array():
     assert all(float(int(value)) == value for values in said for value in values)
 
 
-def test_a_worker_that_does_not_see_the_run_is_named(tmp_path):
+def test_a_worker_that_does_not_see_the_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "VISIBLE", 0.5)
     group = devices.Group()
     group.table = lambda *values: np.array([[1.0], [0.0]])
     found = refused(lambda: training.shared(tmp_path, group))
