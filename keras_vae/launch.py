@@ -112,6 +112,8 @@ def run(command: list[str], ports: list[int], pending) -> list[int | None]:
 def verdict(codes) -> int | None:
     """The exit code that the end of a group means; None: start it again."""
     ended = [code for code in codes if code is not None]
+    if STOPPED & set(ended):  # what stopped one was passed on, and may have met another before it could handle it
+        ended = [signals.CODES.get(-code, code) for code in ended]
     refused = [code for code in ended if code in EXIT_CODES.values()]
     crashed = [code for code in ended if code > 0 and code not in STOPPED]
     if refused:
