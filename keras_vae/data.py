@@ -176,13 +176,17 @@ def order(seed: int, records: int, start: int, count: int) -> np.ndarray:
     return tf.raw_ops.RandomIndexShuffle(index=positions % records, seed=seeds, max_index=last, rounds=ROUNDS).numpy()
 
 
+def at_once(records, rows: int) -> int:
+    """How many batches of `rows` records are handed to one call of the compiled loop."""
+    return max(1, min(64, FED // records[np.arange(1)].nbytes // rows))
+
+
 class Feed:
     """Batches of records that are not resident, read ahead by a thread while the device works, in order from `step` on."""
 
     def __init__(self, records, order, step: int, stop: int):
-        first = order(step, 1)[0]
-        room = FED // records[first[:1]].nbytes // len(first)
-        self.ahead, self.at_once = queue.Queue(max(2, min(64, room))), max(1, min(64, room))
+        self.at_once = at_once(records, len(order(step, 1)[0]))
+        self.ahead = queue.Queue(max(2, self.at_once))
         self.closed = False
         self.thread = threading.Thread(target=self._read, args=(records, order, step, stop), daemon=True)
         self.thread.start()

@@ -49,23 +49,34 @@ def gather(rows):
     return rows if replicas() == 1 else tf.distribute.get_replica_context().all_gather(rows, axis=0)
 
 
-def either(condition, yes, no, arguments: tuple = ()) -> None:
-    """yes(*arguments) if `condition` holds on every replica, else no(*arguments); both may write variables, use Keras optimizers and see
-    tensors of the step as `arguments` only.
-
-    With several replicas the branch is taken once for all of them: an optimizer steps out of its replica, and no branch within one
-    allows that.
-    """
+def update(functions: list, totals, constants, anchor) -> None:
+    """function(totals, constants) on each replica by itself: it may write variables and use Keras optimizers, and has to do the same
+    everywhere. Several replicas step aside for it, since no optimizer works within one; `functions` has one for each, `anchor` is any
+    variable they share."""
     if not stepping_out():
-        tf.cond(condition, lambda: yes(*arguments), lambda: no(*arguments))
+        functions[0](totals, constants)
         return
 
-    def once(strategy, condition, *arguments):
-        each = strategy.extended.call_for_each_replica
-        condition = strategy.experimental_local_results(condition)[0]
-        tf.cond(condition, lambda: each(yes, args=arguments), lambda: each(no, args=arguments))
+    def once(strategy, *arguments):
+        remaining = iter(functions)
 
-    tf.distribute.get_replica_context().merge_call(once, args=(condition, *arguments))
+        def here(_, *arguments):
+            next(remaining)(*arguments)
+            return tf.zeros(())
+
+        strategy.extended._use_merge_call = lambda: False  # else the optimizer would ask to step aside once more
+        try:
+            strategy.extended.update(anchor.value, here, args=arguments, group=False)
+        finally:
+            del strategy.extended._use_merge_call
+
+    tf.distribute.get_replica_context().merge_call(once, args=(totals, constants))
+
+
+def for_each(function, compiled: bool) -> list:
+    """The function, once for each replica of this process, compiled with XLA or not: a compiled one knows its replica's variables."""
+    local = len(tf.distribute.get_strategy().extended.worker_devices) if stepping_out() else 1
+    return [tf.function(function, jit_compile=True, autograph=False) if compiled else function for _ in range(local)]
 
 
 def stepping_out() -> bool:
@@ -78,9 +89,25 @@ def several_workers(model: keras.Model) -> bool:
     return isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def reduced(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer, told that the gradients it is given are reduced already: Keras would add them up a second time."""
+class Here:
+    """Stands for a strategy where an optimizer asks for one: an update is of the replica at hand."""
+
+    def __init__(self, strategy):
+        self.extended, self.strategy = self, strategy
+
+    def __getattr__(self, name):
+        return getattr(self.strategy.extended, name)
+
+    def update(self, variable, function, args=(), kwargs=None, group=True):
+        return function(variable, *args, **(kwargs or {}))
+
+
+def local(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer, told that the gradients it is given are reduced already, and that it updates the replica at hand: Keras would reduce
+    and step aside by itself."""
     optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+    if stepping_out():
+        optimizer._distribution_strategy = Here(tf.distribute.get_strategy())
     return optimizer
 
 

@@ -16,6 +16,7 @@ from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
 CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
+MOST_STEPS, MOST_INDICES = 512, 2**22  # of one call
 FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
@@ -106,11 +107,12 @@ class Trainer:
         self.augment = data.augmentation(config.data)
         self.resident = self.group.copies(dataset.train) if records.in_memory(dataset.train) else None
         self.feed: data.Feed | None = None
-        self.step_function = tf.function(vae.train_step, jit_compile=True, autograph=False) if whole else vae.train_step
-        raw = self.resident[0].shape if self.resident else (None, self.part, *dataset.modality.shape)
+        self.most = self._most_steps()
+        raw = self.resident[0].shape if self.resident else (self.most, self.part, *dataset.modality.shape)
         dtype = self.resident[0].dtype if self.resident else dataset.modality.raw_dtype
-        each = [tf.TensorSpec((None, self.part), tf.int64)] * self.group.local, [tf.TensorSpec(raw, dtype)] * self.group.local
-        self.call = tf.function(self._steps, input_signature=each, autograph=False)
+        each = [tf.TensorSpec((self.most, self.part), tf.int64)] * self.group.local, [tf.TensorSpec(raw, dtype)] * self.group.local
+        # XLA compiles the loop and not only the step: the weights stay where they are between steps.
+        self.call = tf.function(self._steps, (tf.TensorSpec((), tf.int32), *each), autograph=False, jit_compile=whole)
         self.steps_a_call, self.step = 1, 0
         self.called = (0, 0.0)  # steps and seconds of the last call of that many
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
@@ -123,9 +125,9 @@ class Trainer:
         self.saved, self.failures = self.began, 0  # the last checkpoint, and how often it failed since
         self.recorded = True  # whether metrics.jsonl has the whole history
 
-    def _steps(self, indices: list, records: list):
-        """Train one step for each row of `indices` [k, rows of a replica], one such tensor for each replica of this worker, on `records`,
-        resident [N, *raw] or fed [k, rows, *raw]; returns the means since the metrics were reset."""
+    def _steps(self, steps, indices: list, records: list):
+        """Train one step for each of the first `steps` rows of `indices` [k, rows of a replica], one such tensor for each replica of this
+        worker, on `records`, resident [N, *raw] or fed [k, rows, *raw]; returns the means since the metrics were reset."""
 
         def body(number):
             def step(replica, indices, records):
@@ -134,25 +136,25 @@ class Trainer:
                 seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations), first)
                 raw = tf.gather(records, index) if self.resident else records[number]
                 x = self.dataset.modality.encode(self.augment(raw, seed.fold("augment")), seed.fold("encode"))
-                self.step_function({"x": x, "index": index, "place": (first, tf.constant(self.batch_size, tf.int64))})
+                self.vae.train_step({"x": x, "index": index, "place": (first, tf.constant(self.batch_size, tf.int64))})
 
             self.group.run(step, indices, records)
             return (number + 1,)
 
-        tf.while_loop(lambda number: number < tf.shape(indices[0])[0], body, (0,), parallel_iterations=1)
+        tf.while_loop(lambda number: number < steps, body, (0,), parallel_iterations=1)
         return self.vae.get_metrics_result()
 
     def advance(self, until: int) -> dict[str, float]:
         """Train up to step `until` at most, for about `CALL_SECONDS`; the means of the metrics since the last reset."""
-        steps = min(self.steps_a_call, until - self.step)
+        steps = min(self.steps_a_call, self.most, until - self.step)
         started = time.perf_counter()
         indices, fed = self._batches(steps)
         steps = len(indices)
-        indices = self.group.split(indices, axis=1)
-        fed = self.resident or self.group.split(fed, axis=1)
+        indices = self.group.split(self._filled(indices), axis=1)
+        fed = self.resident or self.group.split(self._filled(fed), axis=1)
         self.seconds["wait"] += time.perf_counter() - started
         started = time.perf_counter()
-        metrics = {name: float(value) for name, value in self.call(indices, fed).items()}
+        metrics = {name: float(value) for name, value in self.call(tf.constant(steps), indices, fed).items()}
         elapsed = time.perf_counter() - started
         if self.seconds["compile"]:
             self.seconds["step"] += elapsed
@@ -182,6 +184,16 @@ class Trainer:
         if self.feed is None:
             self.feed = data.Feed(self.dataset.train, self._order, self.step, self.total)
         return self.feed.take(steps)
+
+    def _most_steps(self) -> int:
+        """Of one call, whose arguments have one shape."""
+        if self.resident:
+            return max(1, min(MOST_STEPS, MOST_INDICES // self.batch_size))
+        return data.at_once(self.dataset.train, self.part * self.group.local)
+
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        """[k, ...] with zeros up to the `most` steps of a call."""
+        return np.concatenate([rows, np.zeros((self.most - len(rows), *rows.shape[1:]), rows.dtype)])
 
     def _order(self, step: int, steps: int) -> np.ndarray:
         size, rows = self.batch_size, self.part * self.group.local

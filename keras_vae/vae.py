@@ -94,29 +94,32 @@ class VAE(keras.Model):
         """One update: gradient, sum over the replicas, clip, guard, then apply everything or nothing. The only training step there is."""
         batch, step = as_batch(data), tf.convert_to_tensor(self.optimizer.iterations)
         first, count = batch.pop("place", None) or devices.place(tf.shape(batch["x"])[0])
-        moving = [weight for weight in self.non_trainable_weights if weight is not self.skipped_in_a_row]
-        before = [tf.identity(weight) for weight in moving]
+        before = [tf.convert_to_tensor(variable) for variable in self.moving]
         parts = self.compiled_gradients(batch, Seed.of(self.seed, step, row=first), step, count)
-        gradients, loss, terms, statistics = devices.total(parts)
-        gradients, norm = stability.clip(gradients, self.clip_norm)
-
-        def apply(gradients, terms, statistics, count, _):
-            self.optimizer.apply(gradients, self.trainable_weights)
-            self.likelihood.update(*statistics)
-            for name, tracker in self.trackers.items():
-                tracker.update_state(terms[name], count)
-            self.skipped_in_a_row.assign(0)
-
-        def skip(gradients, terms, statistics, count, before):
-            for weight, value in zip(moving, before, strict=True):
-                weight.assign(value)
-            # The step counts all the same: else the same batch and noise would come again for ever.
-            self.optimizer.iterations.assign_add(1)
-            self.skipped.update_state(1.0)
-            self.skipped_in_a_row.assign_add(1)
-
-        devices.either(stability.healthy(loss, norm), apply, skip, (gradients, terms, statistics, count, before))
+        devices.update(self.compiled_update, devices.total(parts), (count, before), self.skipped_in_a_row)
         return self.get_metrics_result()
+
+    def update(self, parts, constants) -> None:
+        """Clip, guard, apply: what the sums over all replicas make of the weights, on one of them. A step that is skipped counts all the
+        same: else the same batch and noise would come again for ever."""
+        (gradients, loss, terms, statistics), (count, before) = parts, constants
+        gradients, norm = stability.clip(gradients, self.clip_norm)
+        healthy = stability.healthy(loss, norm)
+        with stability.only_if(healthy, self.optimizer):
+            self.optimizer.apply(gradients, self.trainable_weights)
+        self.likelihood.update(*statistics)
+        for name, tracker in self.trackers.items():
+            tracker.update_state(terms[name], count)
+        for variable, value in zip(self.moving, before, strict=True):
+            variable.assign(tf.where(healthy, variable, value))
+        self.skipped.update_state(tf.cast(~healthy, tf.float32))
+        self.skipped_in_a_row.assign(tf.where(healthy, 0, self.skipped_in_a_row + 1))
+
+    @property
+    def moving(self) -> list:
+        """What follows the data without a gradient: running statistics and the metrics."""
+        weights = [weight for weight in self.non_trainable_weights if weight is not self.skipped_in_a_row]
+        return weights + [variable for tracker in self.trackers.values() for variable in tracker.variables]
 
     def test_step(self, data) -> dict:
         batch = as_batch(data)
@@ -196,9 +199,10 @@ class VAE(keras.Model):
         self.event_shape, self.encoder_shape = event_shape, input_shape
         self.built = True
 
-    def compile(self, optimizer="adam", clip_norm: float = 0.0, accumulate: int = 1, jit_compile=False, **kwargs):
+    def compile(self, optimizer="adam", clip_norm: float = 0.0, accumulate: int = 1, jit_compile="update", **kwargs):
         """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never); `accumulate`: work
-        each batch off in so many parts, for memory. Where several replicas share a batch, `jit_compile` compiles the gradient only."""
+        each batch off in so many parts, for memory; `jit_compile`: what XLA compiles, "update" (what follows the gradient), True (all of
+        the step, except the reduction over several replicas) or False (nothing)."""
         if kwargs.get("loss") is not None:
             raise ValueError("the objective is the loss: give it to VAE(objective=...)")
         if kwargs.get("metrics") or kwargs.get("weighted_metrics"):
@@ -211,13 +215,14 @@ class VAE(keras.Model):
             raise ValueError(f"accumulate={accumulate} must be 1, 2, ..., and clip_norm={clip_norm} at least 0")
         if accumulate > 1 and self.couples:
             raise ValueError(f"accumulate={accumulate} would change the result: {', '.join(self.couples)} looks at the batch as a whole")
-        self.clip_norm, self.accumulate = float(clip_norm), int(accumulate)
+        self.clip_norm, self.accumulate, self.compiled_with = float(clip_norm), int(accumulate), jit_compile
         gradients = self.accumulated if accumulate > 1 else self.gradients
-        inner = bool(jit_compile) and devices.stepping_out()
+        inner = jit_compile is True and devices.stepping_out()
         compiled = inner and not self.couples  # no reduction may be inside what XLA compiles
         self.compiled_gradients = tf.function(gradients, jit_compile=True, autograph=False) if compiled else gradients
-        super().compile(optimizer=optimizer, **{"jit_compile": jit_compile and not inner, **kwargs})
-        devices.reduced(self.optimizer)
+        self.compiled_update = devices.for_each(self.update, compiled=bool(jit_compile))
+        super().compile(optimizer=optimizer, **{"jit_compile": jit_compile is True and not inner, **kwargs})
+        devices.local(self.optimizer)
 
     @property
     def couples(self) -> list[str]:
@@ -258,7 +263,12 @@ class VAE(keras.Model):
     def get_compile_config(self):
         if not self.compiled:
             return None
-        return {**super().get_compile_config(), "clip_norm": self.clip_norm, "accumulate": self.accumulate}
+        return {
+            **super().get_compile_config(),
+            "clip_norm": self.clip_norm,
+            "accumulate": self.accumulate,
+            "jit_compile": self.compiled_with,
+        }
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
