@@ -56,10 +56,6 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)
-    if config.devices.jit == "auto":
-        choice, why = _jit(config, replicas)
-        decisions.append(("jit", f"{choice}  ({why})"))
-        config = override(config, "devices.jit", choice)
     for path, (value, why) in _sizes(config, dataset, elements, replicas).items():
         decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
         config = override(config, path, value)
@@ -110,12 +106,10 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
     return chosen
 
 
-def _jit(config: Config, replicas: int) -> tuple[str, str]:
-    """Whether XLA compiles the step, or as much of it as it can on several replicas, and why."""
+def expected_jit(config: Config) -> tuple[str, str]:
+    """How XLA should be used (config.Devices.jit), and the way to compare with: on a CPU its convolutions are slower than TensorFlow's."""
     convolutions = any(components.parse(text)[0] == "Conv" for text in (config.model.encoder, config.model.decoder))
-    if convolutions and not devices.accelerators():
-        return "off", "on a CPU its convolutions are slower than TensorFlow's own"
-    return "on", "XLA compiles the whole step" if replicas == 1 else "XLA compiles the gradient on each replica"
+    return ("update", "on") if convolutions and not devices.accelerators() else ("on", "update")
 
 
 def recalled(asked: Config, config: Config) -> list[tuple[str, str]]:

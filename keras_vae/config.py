@@ -89,7 +89,9 @@ class Devices:
     strategy: Literal["auto", "default", "mirrored", "multi_worker", "tpu"] = "auto"  # auto = several GPUs mirrored, workers by TF_CONFIG
     virtual: int | None = None  # so many logical CPU devices, each a replica: to try a distributed run on a laptop
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    jit: Literal["auto", "on", "off"] = "auto"  # XLA: the whole step, or the gradient on several replicas; auto = not convolutions on a CPU
+    jit: Literal["auto", "on", "update", "off"] = (
+        "auto"  # XLA: everything it can, the optimizer alone, nothing; auto = measured at the start
+    )
     deterministic: bool = False  # bit-equal runs on accelerators too, slower; on a CPU they are anyway
 
 

@@ -145,7 +145,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
 
 
 def _fingerprint(found, modality: Images) -> str:
-    digest = hashlib.sha256(repr(modality).encode())
+    digest = hashlib.sha256(repr(modality).encode() + found.sampled.encode())
     for split in SPLITS:
         digest.update(found.keys[split].tobytes())
         digest.update(str(len(found.keys[split])).encode())
@@ -177,27 +177,27 @@ def order(seed: int, records: int, start: int, count: int) -> np.ndarray:
 
 
 def at_once(records, rows: int) -> int:
-    """How many batches of `rows` records are handed to one call of the compiled loop."""
+    """How many batches of `rows` records are handed to one call of the compiled loop, at most."""
     return max(1, min(64, FED // records[np.arange(1)].nbytes // rows))
 
 
 class Feed:
-    """Batches of records that are not resident, read ahead by a thread while the device works, in order from `step` on."""
+    """Batches of records that are not resident, read ahead by a thread while the device works, in order from `step` on: first a few, then
+    more in one piece."""
 
     def __init__(self, records, order, step: int, stop: int):
-        self.at_once = at_once(records, len(order(step, 1)[0]))
-        self.ahead = queue.Queue(max(2, self.at_once))
-        self.closed = False
+        self.ahead, self.closed, self.piece = queue.Queue(2), False, None
         self.thread = threading.Thread(target=self._read, args=(records, order, step, stop), daemon=True)
         self.thread.start()
 
     def _read(self, records, order, step: int, stop: int) -> None:
         try:
-            for number in range(step, stop):
-                index = order(number, 1)[0]
-                self.ahead.put((index, records[index]))
-                if self.closed:
-                    return
+            most, steps = at_once(records, order(step, 1).size), 1
+            while step < stop and not self.closed:
+                index = order(step, min(steps, stop - step))
+                read = records[index.reshape(-1)]
+                self.ahead.put((index, read.reshape(*index.shape, *read.shape[1:])))
+                step, steps = step + steps, min(2 * steps, most)
         except BaseException as error:  # handed to whoever waits for the batch
             self.ahead.put(error)
 
@@ -209,15 +209,14 @@ class Feed:
                 self.ahead.get_nowait()
 
     def take(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """The next batches, at most `steps` and at most what `FED` bytes hold: indices [k, B] and records [k, B, *raw]."""
-        taken = []
-        for _ in range(min(steps, self.at_once)):
-            batch = self.ahead.get()
-            if isinstance(batch, BaseException):
-                raise batch
-            taken.append(batch)
-        indices, records = zip(*taken, strict=True)
-        return np.stack(indices), np.stack(records)
+        """The next batches, at most `steps` and at most what was read in one piece: indices [k, B] and records [k, B, *raw]."""
+        if self.piece is None:
+            self.piece = self.ahead.get()
+            if isinstance(self.piece, BaseException):
+                raise self.piece
+        indices, records = self.piece
+        self.piece = (indices[steps:], records[steps:]) if steps < len(indices) else None
+        return indices[:steps], records[:steps]
 
 
 def read(path, modality: Images, options: configuration.Data, count: int | None = None) -> np.ndarray:

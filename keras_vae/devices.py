@@ -123,6 +123,12 @@ class Group:
         self.replicas = self.strategy.num_replicas_in_sync
         self.local = self.replicas // workers
 
+    @property
+    def stepping_out(self) -> bool:
+        """`stepping_out()` within the scope."""
+        with self.scope():
+            return stepping_out()
+
     def scope(self):
         """Within the block variables are made on every replica."""
         return self.strategy.scope()

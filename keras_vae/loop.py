@@ -11,12 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import components, data, devices, evaluation, records, runs, schedules, signals, storage
-from keras_vae.config import Config
+from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
 CALL_SECONDS = 1.0  # how long one call of the compiled loop may last: signals and the progress bar wait for it
 MOST_STEPS, MOST_INDICES = 512, 2**22  # of one call
+LONG_STEP, LONG_RUN = 0.01, 60.0  # seconds: a second way to compile is tried only if a step is shorter and the run longer than this
+CLEARLY = 1.3  # how much faster it has to be
+MEASURED_CALLS, MEASURED_SECONDS = 3, 0.05
 FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
@@ -93,12 +96,10 @@ class Trainer:
         self.vae, self.dataset, self.config, self.total, self.group = vae, dataset, config, total, group or devices.Group()
         self.batch_size = min(config.data.batch_size, len(dataset.train))
         self.part = self.batch_size // self.group.replicas  # rows of one replica
-        options, jit = config.optimizer, config.devices.jit != "off"
+        options = config.optimizer
         with self.group.scope():
             self.rate = Rate(options.learning_rate, options.warmup, options.decay, total)
             self.optimizer = make_optimizer(options, self.rate)
-            whole = jit and not devices.stepping_out()  # one replica: XLA compiles the step, optimizer included
-            vae.compile(self.optimizer, options.clip_norm, options.accumulate, jit_compile=jit and not whole)
             self.optimizer.build(vae.trainable_variables)
         if options.ema:
             # Keras starts the averages at the first update, wherever the first step is skipped from zero: start them at the weights.
@@ -108,11 +109,6 @@ class Trainer:
         self.resident = self.group.copies(dataset.train) if records.in_memory(dataset.train) else None
         self.feed: data.Feed | None = None
         self.most = self._most_steps()
-        raw = self.resident[0].shape if self.resident else (self.most, self.part, *dataset.modality.shape)
-        dtype = self.resident[0].dtype if self.resident else dataset.modality.raw_dtype
-        each = [tf.TensorSpec((self.most, self.part), tf.int64)] * self.group.local, [tf.TensorSpec(raw, dtype)] * self.group.local
-        # XLA compiles the loop and not only the step: the weights stay where they are between steps.
-        self.call = tf.function(self._steps, (tf.TensorSpec((), tf.int32), *each), autograph=False, jit_compile=whole)
         self.steps_a_call, self.step = 1, 0
         self.called = (0, 0.0)  # steps and seconds of the last call of that many
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
@@ -120,10 +116,62 @@ class Trainer:
         self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
         self.best = [as_array(weight) for weight in vae.weights]
         self.history: list[dict] = []
-        self.seconds = {"compile": 0.0, "wait": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+        self.seconds = {"choose": 0.0, "compile": 0.0, "wait": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
         self.began, self.earlier = time.perf_counter(), 0.0  # this piece of the run, and the seconds of those before
         self.saved, self.failures = self.began, 0  # the last checkpoint, and how often it failed since
         self.recorded = True  # whether metrics.jsonl has the whole history
+        self.calls, self.decisions = {}, []
+        if config.devices.jit != "auto":
+            self.compile(config.devices.jit)
+
+    def compile(self, jit: str) -> None:
+        """Make `call`, which trains many steps, as `jit` (config.Devices) says."""
+        if jit not in self.calls:
+            options, whole = self.config.optimizer, jit == "on" and not self.group.stepping_out
+            inner = {"on": not whole, "update": "update", "off": False}[jit]
+            with self.group.scope():
+                self.vae.compile(self.optimizer, options.clip_norm, options.accumulate, jit_compile=inner)
+            raw = self.resident[0].shape if self.resident else (self.most, self.part, *self.dataset.modality.shape)
+            dtype = self.resident[0].dtype if self.resident else self.dataset.modality.raw_dtype
+            each = [tf.TensorSpec((self.most, self.part), tf.int64)] * self.group.local, [tf.TensorSpec(raw, dtype)] * self.group.local
+            # XLA compiles the loop and not only the step: the weights stay where they are between steps.
+            self.calls[jit] = tf.function(self._steps, (tf.TensorSpec((), tf.int32), *each), autograph=False, jit_compile=whole)
+        self.call = self.calls[jit]
+
+    def choose(self, expected: str, other: str) -> None:
+        """Take the faster of two ways to compile; `expected`, unless the other is clearly faster: the last bits of the weights depend on
+        it, and should not hang on a moment's noise."""
+        seconds, chosen = self.group.table(self.measure(expected)).max(), expected
+        why = f"{1e3 * seconds:.3g} ms a step"
+        if seconds <= LONG_STEP and seconds * self.total > LONG_RUN:
+            further = self.group.table(self.measure(other)).max()
+            chosen = other if seconds > CLEARLY * further else expected
+            why += f" with {expected}, {1e3 * further:.3g} with {other}"
+        self.compile(chosen)
+        self.config = override(self.config, "devices.jit", chosen)
+        self.decisions.append(("jit", f"{chosen}  (measured: {why})"))
+
+    def measure(self, jit: str) -> float:
+        """Seconds a step takes when compiled so: the best of a few calls, whose steps are then taken back."""
+        self.compile(jit)
+        variables = [variable for group in self._variables().values() for variable in group]
+        before, first, started = [as_array(variable) for variable in variables], self.step, time.perf_counter()
+        self.seconds["compile"], best = 0.0, math.inf
+        for _ in range(MEASURED_CALLS + 2):
+            self.steps_a_call = 1 if best == math.inf else max(1, int(MEASURED_SECONDS / best))
+            self.advance(self.total)
+            if self.called[0]:
+                best = min(best, self.called[1] / self.called[0])
+            if self.step == self.total:
+                break
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        if self.feed:
+            self.feed.close()
+        self.feed, self.step, self.steps_a_call, self.called, self.compile_steps = None, first, 1, (0, 0.0), 0
+        spent = self.seconds["choose"] + time.perf_counter() - started
+        self.seconds.update(wait=0.0, step=0.0, compile=self.seconds["compile"], choose=spent)
+        return best if best < math.inf else self.seconds["compile"]
 
     def _steps(self, steps, indices: list, records: list):
         """Train one step for each of the first `steps` rows of `indices` [k, rows of a replica], one such tensor for each replica of this

@@ -49,6 +49,7 @@ REFERENCES = (
 )
 PARTS = {
     "data": "loading the data",
+    "choose": "measuring how to compile",
     "compile": "first training call, which compiles",
     "wait": "waiting for records to be read",
     "step": "training",

@@ -11,6 +11,7 @@ import numpy as np
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 5000  # records of a split made by us, at most
 CHUNK = 2**26  # bytes looked at in one piece
+SURVEYED, SAMPLED, PARTS = 2**31, 2**28, 256  # bytes up to which every record is looked at, and what is looked at above, in so many parts
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Found:
     notes: list[tuple[str, str]] = field(default_factory=list)  # lines of the data card
     bad: list[dict] = field(default_factory=list)  # {"name", "why"} of records left out; grows when more turn up in training
     decided: dict = field(default_factory=dict)  # options of config.Data that were left open, as decided here
+    sampled: str = ""  # of more records than are looked at: a digest of those that were; the keys are positions then
 
 
 class Chosen:
@@ -55,10 +57,17 @@ def in_memory(records) -> bool:
 
 
 def pieces(records, row_bytes: int):
-    """(start, array) over all records, each array of about `CHUNK` bytes."""
-    step = max(1, CHUNK // max(1, row_bytes))
-    for start in range(0, len(records), step):
+    """(start, array) over all records, each array of about `CHUNK` bytes; of more than `SURVEYED` bytes, over parts spread evenly."""
+    step, between = max(1, CHUNK // max(1, row_bytes)), None
+    if survey_is_sampled(records, row_bytes):
+        step, between = max(1, SAMPLED // PARTS // row_bytes), len(records) // PARTS
+    for start in range(0, len(records), between or step):
         yield start, records[start : start + step]
+
+
+def survey_is_sampled(records, row_bytes: int) -> bool:
+    """Whether there is more than can be looked at before training."""
+    return len(records) * row_bytes > SURVEYED
 
 
 def content_keys(array: np.ndarray) -> np.ndarray:
@@ -99,8 +108,13 @@ def complete(found: Found) -> Found:
     if not missing:
         return found
     records, keys, labels = (table.pop(source, None) for table in (found.records, found.keys, found.labels))
-    distinct, rule = len(np.unique(keys)), "by content: equal records share a split, whatever their names and order"
+    distinct, rule = (
+        len(keys) if found.sampled else len(np.unique(keys)),
+        "by content: equal records share a split, whatever their names and order",
+    )
     deciding = keys
+    if found.sampled:
+        rule = "by position: there are too many to compare"
     if distinct <= len(missing):
         distinct, rule = len(keys), f"by position, as only {distinct} of {len(keys):,} records differ: they say nothing of new data"
         deciding = np.arange(len(keys), dtype=np.uint64)
@@ -133,6 +147,8 @@ def _thin(found: Found, split: str, count: int) -> None:
 
 def repeated(found: Found) -> list[tuple[str, str]]:
     """What should be said of records that occur more than once."""
+    if found.sampled:
+        return []
     notes = []
     keys = [found.keys[split] for split in SPLITS]
     copies = sum(map(len, keys)) - len(np.unique(np.concatenate(keys)))

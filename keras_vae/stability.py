@@ -1,6 +1,7 @@
 """Guards of the step: clipping by the global norm, the decision whether an update may be applied, and the update that obeys it."""
 
 import contextlib
+import math
 
 import tensorflow as tf
 
@@ -15,8 +16,8 @@ def clip(gradients, norm: float):
 
 
 def global_norm(gradients):
-    """sqrt(sum of all squares), as the norm of the columns' norms: XLA adds up columns side by side, and a plain sum one by one."""
-    columns = [tf.norm(tf.reshape(gradient, (-1, gradient.shape[-1] if gradient.shape else 1)), axis=0) for gradient in gradients]
+    """sqrt(sum of all squares), as the norm of the norms of columns: XLA adds many columns side by side, but a plain sum one by one."""
+    columns = [tf.norm(tf.reshape(gradient, (-1, math.gcd(gradient.shape.num_elements(), 4096))), axis=0) for gradient in gradients]
     return tf.norm(tf.concat(columns, axis=0))
 
 

@@ -49,6 +49,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
     config, decisions = choices.resolve(config, dataset, group.replicas)
     data_seconds = time.perf_counter() - started
     trainer = prepare(config, dataset, group)
+    config, decisions = trainer.config, decisions + trainer.decisions
     card = [*dataset.card(), *decided, *decisions, *describe(trainer)]
     console.card(card)
 
@@ -61,7 +62,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
             console.log(f"continuing {folder} at step {trainer.step:,} of {trainer.total:,}")
     shared(folder, group)
     trainer.compare(dataset.fingerprint)
-    evaluator = evaluation.Evaluator(trainer.vae, dataset, config.devices.jit != "off", group)
+    evaluator = evaluation.Evaluator(trainer.vae, dataset, config.devices.jit == "on", group)
     board = report.Board(folder / "events") if group.chief else None
     if group.chief:
         storage.write(folder / "metrics.jsonl", storage.lines(trainer.history))
@@ -95,7 +96,10 @@ def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop
         what = f"optimizer.accumulate = {config.optimizer.accumulate} would change the result"
         why = f"{', '.join(vae.couples)} looks at the batch as a whole"
         raise Refusal("usage", what, "optimizer.accumulate", why, "--optimizer.accumulate 1, or normalization='group'")
-    return loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group)
+    trainer = loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group)
+    if config.devices.jit == "auto":
+        trainer.choose(*choices.expected_jit(config))
+    return trainer
 
 
 def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seconds: dict, started: float) -> None:
@@ -134,7 +138,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
             "best_step": trainer.watch.state["best_step"],
             "validation_elbo": trainer.watch.state["best"],
             "examples_per_second": trainer.examples_per_second,
-            "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit != "off").reconstruction_error("train", 1000),
+            "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit == "on").reconstruction_error("train", 1000),
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
         "serving": {"path": str(version), "largest_difference": difference},
@@ -162,7 +166,7 @@ def _dry_run(config: Config, console, group: devices.Group) -> None:
     config, decisions = choices.resolve(config, dataset, group.replicas)
     trainer = prepare(config, dataset, group)
     vae, total = trainer.vae, trainer.total
-    console.card([*dataset.card(), *decisions, *describe(trainer)])
+    console.card([*dataset.card(), *decisions, *trainer.decisions, *describe(trainer)])
     console.log("measuring a few steps, which are thrown away")
     while trainer.step < min(3, total) or (group.table(trainer.seconds["step"]).max() < TRIED_SECONDS and trainer.step < total):
         trainer.advance(min(total, trainer.step + 2))
@@ -191,7 +195,7 @@ def duration(seconds: float) -> str:
 def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, dict]:
     """The final figures of a model on the test split, and the reference lines beside them."""
     options = config.evaluation
-    evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit != "off")
+    evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit == "on")
     with console.progress("evaluating", min(len(dataset.test), options.limit or sys.maxsize)) as advance:
         test = evaluator.full("test", options.samples, options.limit, advance)
     return test, evaluator.references("test", options.limit)

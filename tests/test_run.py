@@ -308,11 +308,6 @@ def test_what_was_decided_by_measuring_is_taken_from_the_run(copy, train, monkey
     assert config.read(copy / "asked.json").devices.jit == "auto"
 
 
-def test_jit_is_decided_and_recorded():
-    resolved, decisions = choices.resolve(config.Config(), data.load(config.Config().data))
-    assert resolved.devices.jit == "on" and [text for name, text in decisions if name == "jit"]
-
-
 def test_a_run_too_short_for_one_step_is_no_crash(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said = train(*TYPED, "--training.minutes", "1e-9")

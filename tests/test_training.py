@@ -504,3 +504,51 @@ def test_checkpoints_come_by_the_clock_and_within_epochs(tmp_path, monkeypatch):
     (tmp_path / "rare").mkdir()
     fit(trainer(config(training__checkpoint_every=1e6), total=24), Told(*range(6)), tmp_path / "rare", Silent(), Silent())
     assert rare.count == 1
+
+
+@pytest.mark.parametrize(
+    "seconds, other, total, chosen, tried",
+    [
+        (0.004, 0.002, 10**6, "update", 2),
+        (0.004, 0.0035, 10**6, "on", 2),  # near ties stay as expected: the last bits depend on it
+        (0.004, 0.008, 10**6, "on", 2),
+        (0.02, 0.001, 10**6, "on", 1),  # a second way may take minutes where a step is long
+        (0.004, 0.001, 1000, "on", 1),  # and is not worth a try for a short run
+    ],
+)
+def test_the_clearly_faster_way_to_compile_is_chosen_and_recorded(seconds, other, total, chosen, tried, monkeypatch):
+    loop, asked = trainer(config(devices__jit="auto"), total=total), []
+    monkeypatch.setattr(loop, "measure", lambda jit: asked.append(jit) or {"on": seconds, "update": other}[jit])
+    loop.choose("on", "update")
+    assert loop.config.devices.jit == chosen and asked == ["on", "update"][:tried]
+    assert loop.decisions[0][0] == "jit" and chosen in loop.decisions[0][1] and f"{1e3 * seconds:.3g} ms" in loop.decisions[0][1]
+    assert loop.calls[chosen] is loop.call
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "fed"])
+def test_what_is_measured_leaves_no_trace(resident):
+    records = dataset()
+    if not resident:
+        records = data.Dataset("test", records.modality, Lazy(records.train), records.validation, records.test)
+    options = config(**NOISY, optimizer__ema=0.9, devices__jit="auto")
+    loop, plain = trainer(options, records), trainer(config(**NOISY, optimizer__ema=0.9, devices__jit="update"), records)
+    before = loop.arrays()
+    loop.choose("off", "update")
+    assert equal(before.values(), loop.arrays().values()) and (loop.step, loop.compile_steps, loop.seconds["step"]) == (0, 0, 0.0)
+    loop.compile("update")
+    run(loop, 3, 4)
+    run(plain, 7)
+    assert equal(plain.arrays().values(), loop.arrays().values())
+
+
+class Lazy:
+    """Records that are not in memory."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return self.array[rows]

@@ -4,6 +4,7 @@ A .npy file stays on disk and is read as needed. In a .npz file, and in the dict
 is: x, images or data (or x_train, train_images, ...) are records, y or labels their classes, "classes" the names of these.
 """
 
+import hashlib
 import os
 import re
 import zipfile
@@ -15,7 +16,7 @@ from keras_vae import components
 from keras_vae.config import bounds, sides
 from keras_vae.errors import Refusal
 from keras_vae.pictures import SUFFIXES, Fitting
-from keras_vae.records import Chosen, Found, content_keys, in_memory, pieces
+from keras_vae.records import Chosen, Found, content_keys, in_memory, pieces, survey_is_sampled
 
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
@@ -198,10 +199,15 @@ def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> 
     fitting = _fitting(options, survey.shape, meaning.levels, where)
 
     def convert(array):
+        if survey.sampled:
+            meaning.check(array, where)
         array = meaning.convert(array).reshape(len(array), *survey.shape)
         return np.stack([fitting.array(raw) for raw in array]) if fitting and len(array) else array
 
     found = Found({}, {}, meaning.levels, meaning.range, classes=classes, notes=meaning.notes, bad=survey.bad)
+    if survey.sampled:
+        found.sampled = survey.digest.hexdigest()
+        found.notes.append(("looked at", f"{survey.sampled:,} records; the others are checked as they are read"))
     if survey.bad:
         found.notes.append(("left out", f"{len(survey.bad):,} records that are not finite, listed in bad_records.jsonl"))
     for split, array in records.items():
@@ -239,6 +245,17 @@ class _Meaning:
         self.levels, self.divisor, self.range = levels, divisor, range
         self.notes = [("values", note)] if note else []
 
+    def check(self, array: np.ndarray, where: str) -> None:
+        """`Refusal` (data) for records that nobody looked at before, if they are not like those that were."""
+        low, high = (0, (self.levels - 1) * self.divisor) if self.levels else self.range
+        within = not array.size or (low - 1e-6 <= array.min() and array.max() <= high + 1e-6)  # NaN is in no range
+        whole = not self.levels or array.dtype.kind != "f" or (np.abs(array / self.divisor - np.round(array / self.divisor)) < 1e-3).all()
+        if not (within and whole):
+            what = f"a record has values from {np.nanmin(array):g} to {np.nanmax(array):g}, not all of them as those looked at first"
+            kind = f"{self.levels} whole levels" if self.levels else "finite values"
+            why = f"{kind} from {low:g} to {high:g} were found in the part that is looked at before training"
+            raise Refusal("data", what, where, why, "mend the records, or declare the range: --data.range=LOW..HIGH")
+
     def convert(self, array: np.ndarray) -> np.ndarray:
         if not self.levels:
             return np.ascontiguousarray(array, np.float32)
@@ -255,13 +272,14 @@ class _Survey:
         self.values: np.ndarray | None = np.empty(0)  # the distinct values while there are few, else None
         self.whole = self.bytes_over_255 = True  # all values are whole numbers; all are multiples of 1/255
         self.keys, self.good, self.bad = {}, {}, []
+        self.sampled, self.digest = 0, hashlib.sha256()  # records looked at where that is not all, and their content
 
     def look(self, split: str, records) -> None:
         if not len(records):
             raise Refusal("data", "there are no records", where=f"{self.where}, {split}")
         first = np.asarray(records[:1])
         self._check_kind(split, first)
-        keys, bad = np.empty(len(records), np.uint64), []
+        keys, bad, sampled = np.arange(len(records), dtype=np.uint64), [], survey_is_sampled(records, first.nbytes)
         for start, array in pieces(records, first.nbytes):
             array = np.asarray(array)
             if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
@@ -273,9 +291,14 @@ class _Survey:
                     bad.append(start + int(row))
                     self._refuse(split, start + int(row), np.argwhere(~np.isfinite(array[row]))[0], array[row])
                 array = array[finite.all(axis=1)]
-                keys[np.setdiff1d(np.arange(start, start + len(finite)), bad)] = content_keys(array)
+                rows = np.setdiff1d(np.arange(start, start + len(finite)), bad)
             else:
-                keys[start : start + len(array)] = content_keys(array)
+                rows = np.arange(start, start + len(array))
+            if sampled:
+                self.digest.update(content_keys(array))
+                self.sampled += len(rows)
+            else:
+                keys[rows] = content_keys(array)
             self._see(array)
         if len(bad) > max(10, len(records) // 100):
             raise Refusal("data", f"{len(bad):,} of {len(records):,} records are not finite", where=f"{self.where}, {split}")
