@@ -13,7 +13,6 @@ from typing import Literal
 from keras_vae import command, launch, storage
 from keras_vae.errors import Refusal
 
-BATCH = 500
 Split = Literal["train", "validation", "test"]
 
 
@@ -31,7 +30,14 @@ def sample(run: str, /, count: int = 64, seed: int = 0, temperature: float = 1.0
     if not 0.0 < temperature < float("inf"):
         raise Refusal("usage", f"--temperature {temperature} must be finite and above 0")
     loaded = _load(run)
-    raw = loaded.modality.decode(loaded.vae.sample(count, _seed(seed), temperature)).numpy()
+    from keras_vae.noise import Seed
+
+    vae, seed = loaded.vae, Seed.of(_seed(seed)).fold("sample")
+
+    def draw(numbers, row):
+        return vae.decode(vae.prior.sample(numbers.shape[0], seed.at(row), temperature))
+
+    raw = _over(loaded, range(count), lambda numbers, row: loaded.modality.decode(draw(numbers, row)))
     _write(loaded, output, "samples", raw, picture=raw)
 
 
@@ -55,9 +61,9 @@ def reconstruct(
     loaded = _load(run)
     from keras_vae import report
 
-    raw = _records(loaded, input, split, count)
-    answer = _batched(loaded, raw, lambda x, _: loaded.modality.decode(loaded.vae.reconstruct(x)))
-    picture = report.pairs(loaded.modality.decode(loaded.modality.encode(raw[:40])).numpy(), answer[:40])
+    raw, modality = _records(loaded, input, split, count), loaded.modality
+    answer = _over(loaded, raw, lambda raw, _: modality.decode(loaded.vae.reconstruct(modality.encode(raw))))
+    picture = report.pairs(modality.decode(modality.encode(raw[:40])).numpy(), answer[:40])
     _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(raw)))
 
 
@@ -80,7 +86,7 @@ def encode(
     """
     loaded = _load(run)
     raw = _records(loaded, input, split, count)
-    _write(loaded, output, "codes", _batched(loaded, raw, lambda x, _: loaded.vae.encode(x)))
+    _write(loaded, output, "codes", _over(loaded, raw, lambda raw, _: loaded.vae.encode(loaded.modality.encode(raw))))
 
 
 def score(
@@ -107,8 +113,8 @@ def score(
     _at_least(1, samples=samples)
     loaded = _load(run)
     raw = _records(loaded, input, split, count)
-    batch = max(1, 4000 // samples)
-    bound = _batched(loaded, raw, lambda x, row: loaded.vae.log_likelihood(x, samples, _seed(seed), row), batch)
+    vae, seed = loaded.vae, _seed(seed)
+    bound = _over(loaded, raw, lambda raw, row: vae.log_likelihood(loaded.modality.encode(raw), samples, seed, row), samples)
     print(f"mean {-bound.mean():.3f} nats over {len(bound)} records, K = {samples}")
     _write(loaded, output, "scores", -bound)
 
@@ -150,7 +156,7 @@ def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples
     samples = loaded.config.evaluation.samples if samples is None else samples
     _at_least(1, samples=samples, limit=1 if limit is None else limit)
     dataset = _dataset(loaded)
-    evaluator = evaluation.Evaluator(loaded.vae, dataset)
+    evaluator = evaluation.Evaluator(loaded.vae, dataset, loaded.config.devices.jit != "off")
     total = min(len(getattr(dataset, split)), limit or len(getattr(dataset, split)))
     with console.progress("evaluating", total) as advance:
         figures = evaluator.full(split, samples, limit, advance)
@@ -233,11 +239,17 @@ def _dataset(loaded):
     return dataset
 
 
-def _batched(loaded, raw, function, batch: int = BATCH):
-    """`function(x, first row)` over raw records, a batch at a time."""
+def _over(loaded, records, function, samples: int = 1):
+    """`function(rows, number of the first)` over raw records, compiled: many at a time, each `samples` times."""
     import numpy as np
+    import tensorflow as tf
 
-    return np.concatenate([function(loaded.modality.encode(raw[row : row + batch]), row).numpy() for row in range(0, len(raw), batch)])
+    from keras_vae import evaluation
+
+    compiled = tf.function(lambda rows, row: [function(rows, row)], autograph=False)  # XLA takes longer to compile than it saves
+    most = evaluation.fitting(loaded.vae.event_shape, samples)
+    answers = evaluation.batches(compiled, lambda start, stop: records[start:stop], len(records), most)
+    return np.concatenate([answer for (answer,) in answers])
 
 
 def _write(loaded, output: Path | None, name: str, array, picture=None, columns: int | None = None) -> None:

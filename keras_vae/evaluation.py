@@ -1,5 +1,6 @@
 """What a model is worth: bounds on held-out data, what its latent units carry, and the reference lines to beat."""
 
+import functools
 import math
 
 import numpy as np
@@ -8,9 +9,8 @@ import tensorflow as tf
 from keras_vae import components, devices
 from keras_vae.noise import Seed
 
-BATCH = 500  # records per call
-ROWS = 4000  # rows (records x importance samples) that go through the decoder at once
-ELEMENTS = 2**22  # of the data in either, at most: activations grow with them
+ROWS = 5000  # rows (records x importance samples) that go through a model at once
+ELEMENTS = 2**22  # of the data in them, at most: activations grow with them
 ACTIVE = 0.01  # a unit is active if Var_x(E[z|x]) is above this (Importance Weighted Autoencoders; Burda et al. 2015)
 
 
@@ -30,7 +30,7 @@ class Evaluator:
         """The unweighted bound at one posterior sample a record: {"elbo", "distortion", "rate"}, nats per example. Every worker takes a
         share of the records."""
         share = self.group.local, self.group.workers, self.group.worker
-        batches = self._batches(split, limit, self._fits(BATCH), self._terms_spread, *share)
+        batches = self._batches(split, limit, self._terms_spread, 1, *share)
         sums = [[terms[0].sum(dtype=np.float64), terms[1].sum(dtype=np.float64), len(terms[0])] for terms in batches]
         distortion, rate, count = self.group.table(*np.sum([np.zeros(3), *sums], axis=0)).sum(axis=0)
         distortion, rate = distortion / count, rate / count
@@ -39,7 +39,6 @@ class Evaluator:
     def log_likelihood(self, split: str, samples: int, limit: int | None = None, progress=None) -> np.ndarray:
         """The importance-weighted bound with K = `samples`, [N], nats."""
         at_once = math.gcd(samples, 100) if samples > 100 else samples
-        records = max(1, min(BATCH, self._fits(ROWS) // at_once))
 
         def bound(x, row):
             total = np.full(len(x), -np.inf)
@@ -50,12 +49,12 @@ class Evaluator:
                 progress(len(x))
             return (total - math.log(samples),)
 
-        return self._over(split, limit, records, bound)[0]
+        return self._over(split, limit, bound, at_once)[0]
 
     def full(self, split: str, samples: int, limit: int | None = None, progress=None) -> dict:
         """Every figure of the report for one split; nats per example unless the name says otherwise."""
         modality = self.dataset.modality
-        _, _, loc, unit_rate, error = self._over(split, limit, self._fits(BATCH), self._terms)
+        _, _, loc, unit_rate, error = self._over(split, limit, self._terms)
         log_likelihood = self.log_likelihood(split, samples, limit, progress)
         n, size = len(log_likelihood), math.prod(modality.shape)
         activity = loc.reshape(n, -1).var(axis=0)
@@ -76,7 +75,7 @@ class Evaluator:
 
     def reconstruction_error(self, split: str, count: int) -> float:
         """The mean squared error per element of `count` records spread over a split."""
-        x, batch = self._some(split, count), self._fits(BATCH)
+        x, batch = self._some(split, count), fitting(self.vae.event_shape)
         errors = [tf.reduce_mean(tf.square(self.vae.reconstruct(part) - part)) for part in np.array_split(x, -(-len(x) // batch))]
         return float(np.mean(errors))
 
@@ -89,8 +88,9 @@ class Evaluator:
         held_out = self.dataset.encoded(split, 0, min(records, limit or records)).numpy()
         train = self._some("train", 20000)
         per_pixel = self._per_pixel(train)
-        starts = range(0, len(held_out), BATCH)
-        pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in (held_out[start : start + BATCH] for start in starts)])
+        batch = fitting(self.vae.event_shape)
+        parts = (held_out[start : start + batch] for start in range(0, len(held_out), batch))
+        pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in parts])
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
         units, (n, size) = math.prod(self.vae.posterior.event_shape), train.reshape(len(train), -1).shape
         if units < min(n, size) and np.ptp(train):
@@ -119,9 +119,6 @@ class Evaluator:
         likelihood.adapt(train)
         return likelihood.reference
 
-    def _fits(self, rows: int) -> int:
-        return max(1, min(rows, ELEMENTS // math.prod(self.dataset.modality.shape)))
-
     def _some(self, split, count) -> np.ndarray:
         return self.dataset.modality.encode(self.dataset.some(split, count), Seed.of(0).fold(split)).numpy()
 
@@ -132,21 +129,31 @@ class Evaluator:
         results = self.group.run(lambda _, x, row: self._terms(x, row), parts, rows)
         return [tf.concat(column, axis=0) for column in zip(*results, strict=True)]
 
-    def _over(self, split: str, limit: int | None, batch: int, function) -> list[np.ndarray]:
+    def _over(self, split: str, limit: int | None, function, samples: int = 1) -> list[np.ndarray]:
         """`function(x, first row)` over a split, [N, ...] of each of its results."""
-        return [np.concatenate(column) for column in zip(*self._batches(split, limit, batch, function), strict=True)]
+        return [np.concatenate(column) for column in zip(*self._batches(split, limit, function, samples), strict=True)]
 
-    def _batches(self, split: str, limit: int | None, batch: int, function, replicas: int = 1, workers: int = 1, worker: int = 0):
-        """`function(x, first row)` on batches of one shape (the last is filled up, and the filling dropped); of several workers each takes
-        its turn."""
-        records = len(getattr(self.dataset, split))
-        records = min(records, limit or records)
-        batch = min(batch, -(-records // (replicas * workers))) * replicas
-        for start in range(worker * batch, records, workers * batch):
-            x = self.dataset.encoded(split, start, min(start + batch, records))
-            real = len(x)
-            x = tf.concat([x, tf.repeat(x[-1:], batch - real, axis=0)], axis=0)
-            yield [np.asarray(values)[:real] for values in function(x, tf.constant(start, tf.int64))]
+    def _batches(self, split: str, limit: int | None, function, samples: int = 1, *share: int):
+        records, read = len(getattr(self.dataset, split)), functools.partial(self.dataset.encoded, split)
+        return batches(function, read, min(records, limit or records), fitting(self.vae.event_shape, samples), *share)
+
+
+def fitting(shape: tuple, samples: int = 1) -> int:
+    """How many records of a shape go through a model at once, `samples` times each."""
+    return max(1, min(ROWS, ELEMENTS // math.prod(shape)) // samples)
+
+
+def batches(function, read, records: int, most: int, replicas: int = 1, workers: int = 1, worker: int = 0):
+    """The results of `function(rows, number of the first)` for all records, `read(start, stop)`, as arrays. The batches have one shape, at
+    most `most` rows for each replica: the last is filled up, and the filling dropped. Of several workers each takes its turn."""
+    turns = -(-records // (most * replicas * workers))
+    batch = -(-records // (turns * replicas * workers)) * replicas  # so that the last is nearly as full as the others
+    for start in range(worker * batch, records, workers * batch):
+        rows = tf.convert_to_tensor(read(start, min(start + batch, records)))
+        real = len(rows)
+        if real < batch:
+            rows = tf.concat([rows, tf.repeat(rows[-1:], batch - real, axis=0)], axis=0)
+        yield [np.asarray(values)[:real] for values in function(rows, tf.constant(start, tf.int64))]
 
 
 def bits_per_dim(log_likelihood: float, size: int, continuous: bool, level_width: float) -> float:

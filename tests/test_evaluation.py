@@ -1,0 +1,89 @@
+"""Many records: batches of one shape that lose and repeat none, and verbs that answer as the model does on all of them at once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import build
+
+from keras_vae import __main__ as verbs
+from keras_vae import evaluation
+from keras_vae.modalities.images import Images
+
+SHAPE = (4, 4, 1)
+
+
+@pytest.mark.parametrize("replicas, workers", [(1, 1), (2, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize("records, most", [(1, 10), (9, 10), (10, 10), (11, 10), (29, 10), (31, 10), (50, 1)])
+def test_every_record_is_answered_once_in_batches_of_one_shape(records, most, replicas, workers):
+    def call(worker):
+        shapes, answers = [], []
+
+        def function(rows, first):
+            shapes.append(len(rows))
+            assert len(rows) % replicas == 0 and rows[0] == first
+            return [10 * rows]
+
+        for (answer,) in evaluation.batches(function, lambda a, b: np.arange(a, b), records, most, replicas, workers, worker):
+            answers.append(answer)
+        return shapes, np.concatenate([np.empty(0, np.int64), *answers])
+
+    shapes, answers = zip(*map(call, range(workers)), strict=True)
+    assert np.array_equal(np.sort(np.concatenate(answers)), 10 * np.arange(records))
+    shapes = [size for worker in shapes for size in worker]
+    assert len(set(shapes)) == 1 and shapes[0] <= most * replicas
+    turns = -(-records // (most * replicas * workers))
+    assert len(shapes) <= turns * workers and sum(shapes) - records < (turns + 1) * replicas * workers
+
+
+def test_what_goes_through_a_model_at_once_has_a_limit():
+    assert evaluation.fitting((28, 28, 1)) == evaluation.ROWS and evaluation.fitting((28, 28, 1), 100) == evaluation.ROWS // 100
+    assert evaluation.fitting((512, 512, 3)) == 5 and evaluation.fitting((512, 512, 3), 100) == 1 == evaluation.fitting((9999, 9999, 3))
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    """What the verbs load: a model that works, 23 records, 5 rows at a time."""
+    vae = build(SHAPE, likelihood="Binomial(levels=17)")
+    for head in (vae.posterior.head, vae.likelihood.project):
+        head.kernel.assign(30.0 * head.kernel)
+    run = SimpleNamespace(vae=vae, modality=Images(SHAPE, levels=17), folder=tmp_path)
+    run.raw = np.random.default_rng(0).integers(0, 17, (23, *SHAPE)).astype(np.uint8)
+    monkeypatch.setattr(verbs, "_load", lambda _: run)
+    monkeypatch.setattr(verbs, "_records", lambda _, path, split, count: run.raw[:count])
+    monkeypatch.setattr(evaluation, "ROWS", 5)
+    return run
+
+
+def written(loaded, name: str) -> np.ndarray:
+    return np.load(loaded.folder / "outputs" / f"{name}.npy")
+
+
+def test_a_verb_answers_as_the_model_does_on_all_records_at_once(loaded):
+    vae, modality, x = loaded.vae, loaded.modality, loaded.modality.encode(loaded.raw)
+    verbs.encode("run")
+    assert np.allclose(written(loaded, "codes"), vae.encode(x), atol=1e-5)
+    verbs.reconstruct("run", count=23)
+    difference = written(loaded, "reconstructions").astype(int) - modality.decode(vae.reconstruct(x)).numpy()
+    assert np.abs(difference).max() <= 1  # a level may round either way
+    for samples in (1, 3, 7):
+        verbs.score("run", samples=samples, seed=4)
+        assert np.allclose(written(loaded, "scores"), -vae.log_likelihood(x, samples, 4).numpy(), rtol=1e-4)
+
+
+def test_samples_are_those_of_the_model_whatever_the_count(loaded):
+    for count in (1, 5, 12, 23):
+        verbs.sample("run", count=count, seed=3, temperature=0.8)
+        samples = written(loaded, "samples")
+        assert samples.shape == (count, *SHAPE) and samples.dtype == np.uint8
+        expected = loaded.modality.decode(loaded.vae.sample(count, 3, 0.8)).numpy()
+        assert np.abs(samples.astype(int) - expected).max() <= 1
+
+
+def test_a_verb_traces_its_model_once(loaded, monkeypatch):
+    traced = []
+    encode = loaded.vae.encode
+    monkeypatch.setattr(loaded.vae, "encode", lambda x: traced.append(tf.is_symbolic_tensor(x)) or encode(x))
+    verbs.encode("run")
+    assert traced == [True]
