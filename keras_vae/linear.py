@@ -31,7 +31,8 @@ def probabilistic_pca(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray,
     from sklearn.decomposition import PCA
 
     count = max(0, min(size, len(x) - 1, x.shape[1] - 1))
-    total = float(x.var(axis=0, ddof=1, dtype=np.float64).sum()) if len(x) > 1 else 0.0
+    spread = x - x.mean(axis=0, dtype=np.float64).astype(x.dtype)
+    total = float(np.einsum("nd,nd->", spread, spread, dtype=np.float64)) / max(1, len(x) - 1)
     weights, variances, kept = np.zeros((x.shape[1], size), "float32"), np.zeros(size), 0.0
     if count and total:
         pca = PCA(count, svd_solver="randomized", random_state=0).fit(x)
