@@ -282,6 +282,14 @@ def test_questions_are_answered_without_tensorflow(arguments, code, said, python
     assert "keras_vae" in modules and not modules & {"tensorflow", "keras", "numpy", "sklearn", "matplotlib"}
 
 
+def test_what_only_some_runs_need_is_not_loaded_by_all(python):
+    """Keras itself does without what is missing here."""
+    others = ("sklearn", "scipy", "matplotlib", "tensorflow_datasets", "tensorboard", "pandas", "keras_tuner")
+    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import keras_vae.console, keras_vae.training"
+    done = python("-c", code, *others)  # an import of one of them is an error
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize(
     "arguments, word",
     [(["mnits"], "mnist"), (["--modle.prior", "X()"], "--model.prior"), (["--devices.precision", "float16"], "mixed_bfloat16")],
