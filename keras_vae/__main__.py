@@ -156,7 +156,7 @@ def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples
     samples = loaded.config.evaluation.samples if samples is None else samples
     _at_least(1, samples=samples, limit=1 if limit is None else limit)
     dataset = _dataset(loaded)
-    evaluator = evaluation.Evaluator(loaded.vae, dataset, loaded.config.devices.jit != "off")
+    evaluator = evaluation.Evaluator(loaded.vae, dataset, loaded.config.devices.jit == "on")
     total = min(len(getattr(dataset, split)), limit or len(getattr(dataset, split)))
     with console.progress("evaluating", total) as advance:
         figures = evaluator.full(split, samples, limit, advance)

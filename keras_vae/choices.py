@@ -106,9 +106,11 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
     return chosen
 
 
-def expected_jit(config: Config) -> tuple[str, str]:
+def expected_jit(config: Config, coupled: bool = False) -> tuple[str, str]:
     """How XLA should be used (config.Devices.jit), and the way to compare with: on a CPU its convolutions are slower than TensorFlow's."""
     convolutions = any(components.parse(text)[0] == "Conv" for text in (config.model.encoder, config.model.decoder))
+    if coupled:  # no gradient is compiled where a part looks at the rows of all replicas
+        return "update", "off"
     return ("update", "on") if convolutions and not devices.accelerators() else ("on", "update")
 
 

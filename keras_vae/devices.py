@@ -102,6 +102,12 @@ class Here:
         return function(variable, *args, **(kwargs or {}))
 
 
+def check_scope(model: keras.Model) -> None:
+    """ValueError unless the strategy at hand is the one that the model was made for."""
+    if tf.distribute.get_strategy() is not model.distribute_strategy:
+        raise ValueError("compile within the scope that the model was made in: with strategy.scope(): vae.compile(...)")
+
+
 def local(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer, told that the gradients it is given are reduced already, and that it updates the replica at hand: Keras would reduce
     and step aside by itself."""
@@ -124,10 +130,10 @@ class Group:
         self.local = self.replicas // workers
 
     @property
-    def stepping_out(self) -> bool:
-        """`stepping_out()` within the scope."""
+    def alone(self) -> bool:
+        """Whether there is one device and no strategy, so that XLA can compile a loop around the step."""
         with self.scope():
-            return stepping_out()
+            return not tf.distribute.has_strategy()
 
     def scope(self):
         """Within the block variables are made on every replica."""

@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras_vae import components, devices
 from keras_vae.noise import Seed
 
-ROWS = 5000  # rows (records x importance samples) that go through a model at once
-ELEMENTS = 2**22  # of the data in them, at most: activations grow with them
+ROWS = 2000  # rows (records x importance samples) that go through a model at once
+ELEMENTS = 2**21  # of the data in them, at most: activations grow with them
 ACTIVE = 0.01  # a unit is active if Var_x(E[z|x]) is above this (Importance Weighted Autoencoders; Burda et al. 2015)
 
 

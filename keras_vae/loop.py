@@ -54,6 +54,8 @@ def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
     averaging = {"use_ema": True, "ema_momentum": options.ema} if options.ema else {}
     optimizer = getattr(keras.optimizers, options.algorithm)(rate, **averaging)
     optimizer.weight_decay = options.weight_decay or None  # AdamW and others would decay by a default of their own
+    if hasattr(optimizer, "adam_weight_decay"):  # Muon, for the weights that it leaves to Adam
+        optimizer.adam_weight_decay = options.weight_decay
     if options.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "log_sigma"])
     return optimizer
@@ -127,7 +129,7 @@ class Trainer:
     def compile(self, jit: str) -> None:
         """Make `call`, which trains many steps, as `jit` (config.Devices) says."""
         if jit not in self.calls:
-            options, whole = self.config.optimizer, jit == "on" and not self.group.stepping_out
+            options, whole = self.config.optimizer, jit == "on" and self.group.alone
             inner = {"on": not whole, "update": "update", "off": False}[jit]
             with self.group.scope():
                 self.vae.compile(self.optimizer, options.clip_norm, options.accumulate, jit_compile=inner)
@@ -141,37 +143,50 @@ class Trainer:
     def choose(self, expected: str, other: str) -> None:
         """Take the faster of two ways to compile; `expected`, unless the other is clearly faster: the last bits of the weights depend on
         it, and should not hang on a moment's noise."""
-        seconds, chosen = self.group.table(self.measure(expected)).max(), expected
-        why = f"{1e3 * seconds:.3g} ms a step"
-        if seconds <= LONG_STEP and seconds * self.total > LONG_RUN:
-            further = self.group.table(self.measure(other)).max()
-            chosen = other if seconds > CLEARLY * further else expected
-            why += f" with {expected}, {1e3 * further:.3g} with {other}"
+        chosen, why = expected, "not measured: devices.deterministic"
+        if not self.config.devices.deterministic:
+            seconds, why = self._try(expected)
+            if seconds == math.inf or (seconds <= LONG_STEP and seconds * self.total > LONG_RUN):
+                further, then = self._try(other)
+                chosen, why = other if seconds > CLEARLY * further else expected, f"{why}; {then}"
         self.compile(chosen)
         self.config = override(self.config, "devices.jit", chosen)
-        self.decisions.append(("jit", f"{chosen}  (measured: {why})"))
+        self.decisions.append(("jit", f"{chosen}  ({why})"))
+
+    def _try(self, jit: str) -> tuple[float, str]:
+        """Seconds of a step compiled so, and in words; infinite if it cannot be compiled: XLA lacks some of TensorFlow's operations."""
+        try:
+            seconds = self.measure(jit)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            if jit == "off":
+                raise
+            return math.inf, f"{jit} cannot be compiled: {str(error).partition(chr(10))[0][:120]}"
+        return seconds, f"{1e3 * seconds:.3g} ms a step with {jit}"
 
     def measure(self, jit: str) -> float:
-        """Seconds a step takes when compiled so: the best of a few calls, whose steps are then taken back."""
+        """Seconds a step takes when compiled so, on the slowest worker: the best of a few calls, whose steps are then taken back."""
         self.compile(jit)
         variables = [variable for group in self._variables().values() for variable in group]
         before, first, started = [as_array(variable) for variable in variables], self.step, time.perf_counter()
         self.seconds["compile"], best = 0.0, math.inf
-        for _ in range(MEASURED_CALLS + 2):
-            self.steps_a_call = 1 if best == math.inf else max(1, int(MEASURED_SECONDS / best))
-            self.advance(self.total)
-            if self.called[0]:
-                best = min(best, self.called[1] / self.called[0])
-            if self.step == self.total:
-                break
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
-        if self.feed:
-            self.feed.close()
-        self.feed, self.step, self.steps_a_call, self.called, self.compile_steps = None, first, 1, (0, 0.0), 0
-        spent = self.seconds["choose"] + time.perf_counter() - started
-        self.seconds.update(wait=0.0, step=0.0, compile=self.seconds["compile"], choose=spent)
-        return best if best < math.inf else self.seconds["compile"]
+        try:
+            for _ in range(MEASURED_CALLS + 2):
+                # All workers take the same number of steps.
+                self.steps_a_call = 1 if best == math.inf else max(1, int(MEASURED_SECONDS / best))
+                self.advance(self.total)
+                if self.called[0]:
+                    best = min(best, self.group.table(self.called[1] / self.called[0]).max())
+                if self.step == self.total:
+                    break
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+            if self.feed:
+                self.feed.close()
+            self.feed, self.step, self.steps_a_call, self.called, self.compile_steps = None, first, 1, (0, 0.0), 0
+            spent = self.seconds["choose"] + time.perf_counter() - started - self.seconds["compile"]
+            self.seconds.update(wait=0.0, step=0.0, choose=spent)
+        return best if best < math.inf else self.group.table(self.seconds["compile"]).max()
 
     def _steps(self, steps, indices: list, records: list):
         """Train one step for each of the first `steps` rows of `indices` [k, rows of a replica], one such tensor for each replica of this
@@ -241,6 +256,8 @@ class Trainer:
 
     def _filled(self, rows: np.ndarray) -> np.ndarray:
         """[k, ...] with zeros up to the `most` steps of a call."""
+        if len(rows) == self.most:
+            return rows
         return np.concatenate([rows, np.zeros((self.most - len(rows), *rows.shape[1:]), rows.dtype)])
 
     def _order(self, step: int, steps: int) -> np.ndarray:

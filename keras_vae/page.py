@@ -419,6 +419,7 @@ def cost(run: Result) -> Markup:
     head = tag("thead", tag("tr", tag("th", "part", scope="col"), tag("th", "seconds", scope="col"), tag("td", "")))
     facts = [
         ("training speed", f"{figure(run.figures['train.examples_per_second'], 0)} images/s, without the first call"),
+        *run.report.get("speed", {}).get("verdict", ()),
         ("parameters", figure(run.figures["train.parameters"], 0)),
         *run.report["versions"].items(),
     ]

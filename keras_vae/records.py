@@ -67,7 +67,7 @@ def pieces(records, row_bytes: int):
 
 def survey_is_sampled(records, row_bytes: int) -> bool:
     """Whether there is more than can be looked at before training."""
-    return len(records) * row_bytes > SURVEYED
+    return not in_memory(records) and len(records) * row_bytes > SURVEYED
 
 
 def content_keys(array: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def complete(found: Found) -> Found:
     )
     deciding = keys
     if found.sampled:
-        rule = "by position: there are too many to compare"
+        rule, deciding = "by position: there are too many to compare", content_keys(np.arange(len(keys), dtype=np.uint64)[:, None])
     if distinct <= len(missing):
         distinct, rule = len(keys), f"by position, as only {distinct} of {len(keys):,} records differ: they say nothing of new data"
         deciding = np.arange(len(keys), dtype=np.uint64)

@@ -27,23 +27,33 @@ def healthy(loss, norm) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def only_if(condition, optimizer):
+def only_if(condition, optimizer, weights):
     """Within the block a Keras optimizer keeps every weight, slot and average as it is unless `condition`; it counts the step all the
     same. The choice is made value by value: it is part of XLA's one pass over a weight and its slots, where a branch, or a choice
-    afterwards, would copy them all."""
+    afterwards, would copy them all. That is left to what may be written without the optimizer's `assign`: by a class that is not Keras'
+    own, and by a constraint."""
 
     def assign(variable, value):
         variable.assign(tf.where(condition, tf.cast(value, variable.dtype), variable))
 
-    decay, momentum = optimizer.weight_decay, optimizer.ema_momentum
+    slots = [variable for variable in optimizer.variables if variable is not optimizer.iterations]
+    own = type(optimizer).__module__.startswith("keras.")
+    further = [weight for weight in weights if weight.constraint is not None] if own else [*weights, *slots]
+    before = [tf.convert_to_tensor(variable) for variable in further]
+    kept = {name: vars(optimizer)[name] for name in (*DECAYS, "ema_momentum") if vars(optimizer).get(name) is not None}
     optimizer.assign = assign
     optimizer.assign_add = lambda variable, value: assign(variable, variable + tf.cast(value, variable.dtype))
     optimizer.assign_sub = lambda variable, value: assign(variable, variable - tf.cast(value, variable.dtype))
-    # What Keras assigns by itself, by other factors.
-    optimizer.weight_decay = None if decay is None else tf.where(condition, decay, 0.0)
-    optimizer.ema_momentum = tf.where(condition, momentum, 1.0)
+    for name, factor in kept.items():  # what Keras assigns by itself
+        setattr(optimizer, name, tf.where(condition, factor, 1.0 if name == "ema_momentum" else 0.0))
     try:
         yield
     finally:
         del optimizer.assign, optimizer.assign_add, optimizer.assign_sub
-        optimizer.weight_decay, optimizer.ema_momentum = decay, momentum
+        for name, factor in kept.items():
+            setattr(optimizer, name, factor)
+    for variable, value in zip(further, before, strict=True):
+        variable.assign(tf.where(condition, variable, value))
+
+
+DECAYS = ("weight_decay", "adam_weight_decay")

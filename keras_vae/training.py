@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_vae import choices, components, data, devices, evaluation, folders, loop, page, report, runs, serving, storage
+from keras_vae import choices, components, data, devices, evaluation, folders, loop, page, report, runs, serving, speed, storage
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -98,7 +98,7 @@ def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop
         raise Refusal("usage", what, "optimizer.accumulate", why, "--optimizer.accumulate 1, or normalization='group'")
     trainer = loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group)
     if config.devices.jit == "auto":
-        trainer.choose(*choices.expected_jit(config))
+        trainer.choose(*choices.expected_jit(config, bool(vae.couples) and group.replicas > 1))
     return trainer
 
 
@@ -107,6 +107,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     config, dataset = trainer.config, trainer.dataset
     vae = runs.build(config, dataset.modality)  # without optimizer and schedule: what is kept serves, it does not train
     trainer.give_best(vae)
+    pace = speed.measure(trainer, vae) if trainer.examples_per_second else None
 
     console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
     began = time.perf_counter()
@@ -141,6 +142,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
             "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit == "on").reconstruction_error("train", 1000),
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
+        "speed": {**pace, "verdict": speed.verdict(pace, config)} if pace else {},
         "serving": {"path": str(version), "largest_difference": difference},
         "seconds": {**seconds, "total": time.perf_counter() - started},
         "versions": devices.describe(),
@@ -150,6 +152,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     storage.write(folder / "report.html", page.render([folder]))
     for what, why in omitted:
         console.log(f"no {what}: {why}")
+    if pace:
+        console.card(speed.verdict(pace, config))
     console.done(folder, report.rows(result), str(version), result["seconds"]["total"])
 
 
@@ -215,5 +219,5 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
         ("training", f"{trainer.total:,} steps of {batch}, {options.algorithm} at {options.learning_rate:g}, {options.decay}"),
     ]
     if vae.couples and group.replicas > 1:
-        rows.append(("note", f"XLA compiles nothing of the step: {', '.join(vae.couples)} looks at the rows of all replicas"))
+        rows.append(("note", f"XLA compiles the update alone: {', '.join(vae.couples)} looks at the rows of all replicas"))
     return rows

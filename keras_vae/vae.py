@@ -105,7 +105,7 @@ class VAE(keras.Model):
         (gradients, loss, terms, statistics), (count, before) = parts, constants
         gradients, norm = stability.clip(gradients, self.clip_norm)
         healthy = stability.healthy(loss, norm)
-        with stability.only_if(healthy, self.optimizer):
+        with stability.only_if(healthy, self.optimizer, self.trainable_weights):
             self.optimizer.apply(gradients, self.trainable_weights)
         self.likelihood.update(*statistics)
         for name, tracker in self.trackers.items():
@@ -211,6 +211,15 @@ class VAE(keras.Model):
             raise ValueError("clip with compile(clip_norm=...): the optimizer's own clipping works per replica")
         if getattr(optimizer, "gradient_accumulation_steps", None):
             raise ValueError("accumulate with compile(accumulate=...): the optimizer's own accumulation fails on several replicas")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or getattr(optimizer, "ema_overwrite_frequency", None):
+            raise ValueError("loss scaling and ema_overwrite_frequency are not supported: a skipped step could not be taken back")
+        if jit_compile not in (True, False, "update", "auto"):
+            raise ValueError(f"jit_compile={jit_compile!r} must be True, False or 'update'")
+        devices.check_scope(self)
+        if jit_compile == "auto" or (
+            jit_compile == "update" and kwargs.get("run_eagerly")
+        ):  # Keras' default, and who looks at each operation
+            jit_compile = False if kwargs.get("run_eagerly") else "update"
         if accumulate != int(accumulate) or accumulate < 1 or not clip_norm >= 0.0:
             raise ValueError(f"accumulate={accumulate} must be 1, 2, ..., and clip_norm={clip_norm} at least 0")
         if accumulate > 1 and self.couples:

@@ -60,7 +60,7 @@ FLOORS = (
         "command": (),
     },
     {"vae": (), "hierarchical": ()},
-    {"__init__": (), "choices": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": (), "page": ()},
+    {"__init__": (), "choices": (), "evaluation": (), "diagnosis": (), "runs": (), "serving": (), "report": (), "page": (), "speed": ()},
     {"loop": (), "training": ("loop",)},
     {"__main__": ("launch",), "launch": (), "tuning": ()},
     {"train.py": (), "tune.py": ()},

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import choices, command, config, data, evaluation, folders, loop, page, report, runs, serving, storage
+from keras_vae import command, config, data, evaluation, folders, loop, page, report, runs, serving, storage
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]

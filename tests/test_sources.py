@@ -500,3 +500,59 @@ def test_a_file_named_for_another_kind_is_said(tmp_path):
         with pytest.raises(Refusal) as refused:
             load(source)
         assert word in refused.value.fix
+
+
+# ---- more than can be looked at before training
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """Every array on disk above 4 KiB counts as large."""
+    monkeypatch.setattr(records, "SURVEYED", 2**12)
+    monkeypatch.setattr(records, "SAMPLED", 2**14)
+
+
+def test_of_a_large_array_a_part_is_looked_at_and_the_splits_are_spread(little, tmp_path):
+    x = images(2000, (4, 4))
+    x[:, 0, 0], x[:, 0, 1] = np.arange(2000) // 256, np.arange(2000) % 256  # says where it was
+    np.save(tmp_path / "x.npy", x)
+    dataset = load(f"npy:{tmp_path}/x.npy")
+    assert dataset.modality.levels == 256 and len(dataset.train) == 1600
+    places = {split: (raw := getattr(dataset, split)[:][..., 0].astype(int))[:, 0, 0] * 256 + raw[:, 0, 1] for split in SPLITS}
+    assert sorted(np.concatenate(list(places.values()))) == list(range(2000))
+    assert all(0.4 < np.mean(places[split] < 1000) < 0.6 for split in SPLITS), "a file in the order of its classes"
+    said = dict(dataset.notes)
+    assert "others are checked" in said["looked at"] and "by position" in said["split"]
+
+
+def test_the_fingerprint_of_a_large_array_follows_its_content(little, tmp_path):
+    x = images(2000, (4, 4))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", 255 - x)
+    assert load(f"npy:{tmp_path}/x.npy").fingerprint == load(f"npy:{tmp_path}/x.npy").fingerprint
+    assert load(f"npy:{tmp_path}/x.npy").fingerprint != load(f"npy:{tmp_path}/y.npy").fingerprint
+
+
+@pytest.mark.parametrize(
+    "usual, odd, word",
+    [
+        (np.float32(0.5), np.nan, "nan"),
+        (np.float32(0.25), 7.0, "7"),
+        (np.uint8(255), 100, "values"),  # all others are 0 or 255: never made binary in silence
+    ],
+    ids=["nan", "range", "grey"],
+)
+def test_a_record_that_was_not_looked_at_is_checked_when_it_is_read(usual, odd, word, little, tmp_path):
+    x = np.zeros((2000, 4, 4), usual.dtype)
+    x[:, ::2] = usual
+    x[:, 1, 1] = usual * (np.arange(2000) % 2)
+    x[1999, 0, 0] = odd  # parts begin at multiples of 7
+    np.save(tmp_path / "x.npy", x)
+    dataset = load(f"npy:{tmp_path}/x.npy")
+    with pytest.raises(Refusal, match=word):
+        everything(dataset)
+
+
+def test_what_lies_in_memory_is_looked_at_whole(little, tmp_path):
+    np.savez(tmp_path / "x.npz", x=images(2000, (4, 4)))
+    assert "looked at" not in dict(load(f"npz:{tmp_path}/x.npz").notes)

@@ -1,6 +1,7 @@
 """The model as a whole: the bound against the exact marginal likelihood, the guarded step, noise, Keras' own verbs, files, samples."""
 
 import sys
+import typing
 
 import helpers
 import keras
@@ -10,7 +11,7 @@ import tensorflow as tf
 from helpers import TINY, FlatEncoder, SameDecoder, arrays, binary, build, difference, equal, grey, in_fresh_process, put
 from scipy import special, stats
 
-from keras_vae import VAE
+from keras_vae import VAE, config
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
@@ -91,6 +92,44 @@ def test_masked_elements_do_not_count_in_the_bound():
 # ---- the guarded step
 
 BATCH_NORM = "Dense(widths=(8,), normalization='batch')"
+
+
+class Direct(keras.optimizers.SGD):
+    """A user's own, which writes to its variables without `assign` of the optimizer."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        variable.assign_sub(learning_rate * gradient)
+
+
+@pytest.mark.parametrize("name", [*typing.get_args(typing.get_type_hints(config.Optimizer)["algorithm"]), "Direct"])
+def test_a_skipped_step_changes_nothing_whatever_the_optimizer(name):
+    """Weight decay, averages, Nadam's product and constraints included."""
+    kind = Direct if name == "Direct" else getattr(keras.optimizers, name)
+    vae = build(SHAPE, kind(0.01, use_ema=True, weight_decay=0.1), likelihood="Normal()")
+    vae.trainable_weights[0].constraint = keras.constraints.MaxNorm(0.01)
+    slots = [variable for variable in vae.optimizer.variables if variable is not vae.optimizer.iterations]
+    x, state = grey(6, SHAPE), [*vae.trainable_weights, *slots]
+    for _ in range(2):
+        vae.train_step(tf.constant(x))
+    vae.trainable_weights[0].assign(vae.trainable_weights[0] * 100.0)  # beyond its constraint
+    before = arrays(state)
+    assert vae.train_step(tf.constant(x * np.nan))["skipped"] == 1.0
+    assert equal(arrays(state), before) and int(vae.optimizer.iterations) == 3
+    vae.train_step(tf.constant(x))
+    assert not equal(arrays(state), before)
+
+
+@pytest.mark.parametrize(
+    "given, word",
+    [
+        ({"jit_compile": "updte"}, "updte"),
+        ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())}, "loss scaling"),
+        ({"optimizer": keras.optimizers.SGD(use_ema=True, ema_overwrite_frequency=2)}, "ema_overwrite_frequency"),
+    ],
+)
+def test_what_a_skipped_step_could_not_take_back_is_refused(given, word):
+    with pytest.raises(ValueError, match=word):
+        VAE().compile(**given)
 
 
 @pytest.mark.parametrize(("poison", "jit"), [(np.nan, False), (np.nan, True), (1e30, False)], ids=["nan", "nan-xla", "huge"])

@@ -249,9 +249,13 @@ class _Meaning:
         """`Refusal` (data) for records that nobody looked at before, if they are not like those that were."""
         low, high = (0, (self.levels - 1) * self.divisor) if self.levels else self.range
         within = not array.size or (low - 1e-6 <= array.min() and array.max() <= high + 1e-6)  # NaN is in no range
-        whole = not self.levels or array.dtype.kind != "f" or (np.abs(array / self.divisor - np.round(array / self.divisor)) < 1e-3).all()
+        whole = (
+            not self.levels
+            or (array.dtype.kind != "f" and self.divisor == 1)
+            or (np.abs(array / self.divisor - np.round(array / self.divisor)) < 1e-3).all()
+        )
         if not (within and whole):
-            what = f"a record has values from {np.nanmin(array):g} to {np.nanmax(array):g}, not all of them as those looked at first"
+            what = f"a record has values from {array.min():g} to {array.max():g}, not all of them as those looked at first"
             kind = f"{self.levels} whole levels" if self.levels else "finite values"
             why = f"{kind} from {low:g} to {high:g} were found in the part that is looked at before training"
             raise Refusal("data", what, where, why, "mend the records, or declare the range: --data.range=LOW..HIGH")
@@ -365,7 +369,7 @@ class _Survey:
         if self.values is not None and set(self.values) <= {0, 255}:
             return _Meaning(2, 255, note="binary: 0 and 255")
         if self.whole and low >= 0 and high <= 255:
-            few = self.values is not None and high <= 31
+            few = self.values is not None and high <= 31 and not self.sampled
             return _Meaning(int(high) + 1 if few else 256, note="" if self.dtype == np.uint8 else f"{observed}, whole numbers: grey levels")
         if self.bytes_over_255 and self.dtype.kind == "f":
             return _Meaning(256, 1 / 255, note=f"{observed}, multiples of 1/255: 256 grey levels")
