@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--folder", default=None, help="where the files are written, and removed again")
     options = parser.parse_args()
-    print(
-        "| records | looked at after, s | first step after, s | images/s | wait for data, % | MiB at a quarter | MiB at the end |"
-    )
+    print("| records | looked at after, s | first step after, s | images/s | wait for data, % | MiB at a quarter | MiB at the end |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for count in options.sizes:
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:

@@ -17,7 +17,8 @@ def flops(vae, rows: int) -> int:
     """Floating-point operations of the matrix products and convolutions in the gradient of a batch, counted in its graph."""
     seed, x = Seed.of(0), tf.TensorSpec((rows, *vae.event_shape), tf.float32)
     traced = tf.function(lambda x: vae.gradients({"x": x}, seed, tf.constant(0), rows), autograph=False).get_concrete_function(x)
-    return sum(_flops(operation) for operation in traced.graph.get_operations())
+    used = (operation for operation in traced.graph.get_operations() if any(tensor.consumers() for tensor in operation.outputs))
+    return sum(map(_flops, used))
 
 
 def _flops(operation) -> int:

@@ -39,7 +39,7 @@ def test_every_record_is_answered_once_in_batches_of_one_shape(records, most, re
 
 def test_what_goes_through_a_model_at_once_has_a_limit():
     assert evaluation.fitting((28, 28, 1)) == evaluation.ROWS and evaluation.fitting((28, 28, 1), 100) == evaluation.ROWS // 100
-    assert evaluation.fitting((512, 512, 3)) == 5 and evaluation.fitting((512, 512, 3), 100) == 1 == evaluation.fitting((9999, 9999, 3))
+    assert evaluation.fitting((512, 512, 3)) == 2 and evaluation.fitting((512, 512, 3), 100) == 1 == evaluation.fitting((9999, 9999, 3))
 
 
 @pytest.fixture

@@ -287,11 +287,12 @@ def test_reading_ahead_is_bounded_and_its_errors_reach_the_trainer(monkeypatch):
             return super().__getitem__(rows)
 
     lazy = Breaks(images(64))
-    feed = data.Feed(lazy, lambda step, steps: np.arange(16)[None] + step % 4 * 16, 0, 1000)
-    index, raw = feed.take(100)
-    assert len(index) == 5 and np.array_equal(raw, lazy.array[index]), "a call takes what the bound holds"
+    feed = data.Feed(lazy, lambda step, steps: np.arange(step, step + steps)[:, None] % 4 * 16 + np.arange(16), 0, 1000)
+    for steps in (1, 2, 4, 5):  # soon there is something; then a call takes what the bound holds
+        index, raw = feed.take(100)
+        assert len(index) == steps and np.array_equal(raw, lazy.array[index])
     with pytest.raises(Refusal, match="gone"):
-        for _ in range(10):
+        for _ in range(30):
             feed.take(5)
     assert lazy.count <= 21
 
