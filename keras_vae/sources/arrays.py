@@ -306,7 +306,7 @@ class _Survey:
             self._see(array)
         if len(bad) > max(10, len(records) // 100):
             raise Refusal("data", f"{len(bad):,} of {len(records):,} records are not finite", where=f"{self.where}, {split}")
-        self.keys[split], self.good[split] = keys, np.setdiff1d(np.arange(len(records)), np.array(bad, np.int64))
+        self.keys[split], self.good[split] = keys, np.delete(np.arange(len(records)), bad)
 
     def _check_kind(self, split: str, first: np.ndarray) -> None:
         shape = first.shape[1:] if first.ndim == 4 else (*first.shape[1:], 1)
