@@ -216,10 +216,10 @@ class VAE(keras.Model):
         if jit_compile not in (True, False, "update", "auto"):
             raise ValueError(f"jit_compile={jit_compile!r} must be True, False or 'update'")
         devices.check_scope(self)
-        if jit_compile == "auto" or (
-            jit_compile == "update" and kwargs.get("run_eagerly")
-        ):  # Keras' default, and who looks at each operation
-            jit_compile = False if kwargs.get("run_eagerly") else "update"
+        if jit_compile == "auto":  # Keras' own default
+            jit_compile = "update"
+        if jit_compile == "update" and kwargs.get("run_eagerly"):  # to look at each operation
+            jit_compile = False
         if accumulate != int(accumulate) or accumulate < 1 or not clip_norm >= 0.0:
             raise ValueError(f"accumulate={accumulate} must be 1, 2, ..., and clip_norm={clip_norm} at least 0")
         if accumulate > 1 and self.couples:
