@@ -232,7 +232,7 @@ def _options(node: ast.ClassDef, classes: dict) -> dict[str, tuple[str, object]]
     parent = next((classes[name] for name in inherited if name in classes), None)
     above = _options(parent, classes) if parent else {}
     if constructor is None:
-        return {item.target.id: (ast.unparse(item.value), _domain(item.annotation)) for item in fields} or above
+        return above | {item.target.id: (ast.unparse(item.value), _domain(item.annotation)) for item in fields}
     pairs = zip(constructor.args.args[1:], constructor.args.defaults, strict=True)
     own = {argument.arg: (ast.unparse(default), _domain(argument.annotation)) for argument, default in pairs}
     return {**own, **{name: option for name, option in above.items() if name not in own}} if constructor.args.kwarg else own

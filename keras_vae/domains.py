@@ -31,6 +31,7 @@ Levels = Annotated[int, Range(2, 2**16)]  # grey levels
 Steps = Annotated[int, Range(0, 2**31 - 1)]
 Positive = Annotated[float, Range(0, 1e6, least_allowed=False)]
 Weight = Annotated[float, Range(0, 1e6)]  # of a term of the loss
+Scales = tuple[Positive, ...]
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, least_allowed=False)]
 ProperFraction = Annotated[float, Range(0, 1, most_allowed=False)]

@@ -27,11 +27,12 @@ def healthy(loss, norm) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def only_if(condition, optimizer, weights):
+def only_if(condition, optimizer, weights, held=()):
     """Within the block a Keras optimizer keeps every weight, slot and average as it is unless `condition`; it counts the step all the
     same. The choice is made value by value: it is part of XLA's one pass over a weight and its slots, where a branch, or a choice
     afterwards, would copy them all. That is left to what may be written without the optimizer's `assign`: by a class that is not Keras'
-    own, and by a constraint."""
+    own, and by a constraint. `held` says of each weight when it has to stay as it is all the same, with its slots: a bool, or None = never.
+    """
 
     def assign(variable, value):
         variable.assign(tf.where(condition, tf.cast(value, variable.dtype), variable))
@@ -39,7 +40,11 @@ def only_if(condition, optimizer, weights):
     slots = [variable for variable in optimizer.variables if variable is not optimizer.iterations]
     own = type(optimizer).__module__.startswith("keras.")
     further = [weight for weight in weights if weight.constraint is not None] if own else [*weights, *slots]
-    before = [tf.convert_to_tensor(variable) for variable in further]
+    keep = [(variable, ~condition) for variable in further]
+    keep += [
+        (variable, hold) for number, hold in enumerate(held) if hold is not None for variable in _with_slots(number, optimizer, weights)
+    ]
+    before = [tf.convert_to_tensor(variable) for variable, _ in keep]
     kept = {name: vars(optimizer)[name] for name in (*DECAYS, "ema_momentum") if vars(optimizer).get(name) is not None}
     optimizer.assign = assign
     optimizer.assign_add = lambda variable, value: assign(variable, variable + tf.cast(value, variable.dtype))
@@ -52,8 +57,15 @@ def only_if(condition, optimizer, weights):
         del optimizer.assign, optimizer.assign_add, optimizer.assign_sub
         for name, factor in kept.items():
             setattr(optimizer, name, factor)
-    for variable, value in zip(further, before, strict=True):
-        variable.assign(tf.where(condition, variable, value))
+    for (variable, hold), value in zip(keep, before, strict=True):
+        variable.assign(tf.where(hold, value, variable))
+
+
+def _with_slots(number: int, optimizer, weights) -> list:
+    """A weight, and what a Keras optimizer keeps for it: one entry in each of its lists that have an entry for every weight."""
+    lists = [values for values in vars(optimizer).values() if isinstance(values, (list, tuple)) and len(values) == len(weights)]
+    slots = {id(variable) for variable in optimizer.variables if variable is not optimizer.iterations}
+    return [weights[number], *(values[number] for values in lists if id(values[number]) in slots)]
 
 
 DECAYS = ("weight_decay", "adam_weight_decay")

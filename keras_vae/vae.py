@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from keras_vae import components, devices, linear, metrics, stability
 from keras_vae.errors import Refusal
-from keras_vae.inference import Inference, Latent
-from keras_vae.noise import Seed
+from keras_vae.inference import Gate, Inference, Latent
+from keras_vae.noise import Seed, normal
 
 
 @keras.saving.register_keras_serializable("keras_vae")
@@ -37,6 +37,7 @@ class VAE(keras.Model):
             setattr(self, kind, components.make(kind, part, dtype=self.dtype_policy.name))
         for kind, part in (("posterior", posterior), ("prior", prior), ("likelihood", likelihood), ("objective", objective)):
             setattr(self, kind, components.make(kind, part))
+        self.check_parts()
         self.seed = seed
         self.clip_norm = 0.0
         self.accumulate = 1
@@ -44,31 +45,55 @@ class VAE(keras.Model):
         self.skipped = metrics.Sum("skipped")
         self.skipped_in_a_row = self.add_weight(name="skipped_in_a_row", dtype="int32", initializer="zeros", trainable=False)
 
-    def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None) -> Inference:
+    def check_parts(self) -> None:
+        """`Refusal` (usage) if the parts make no sense together."""
+        if self.posterior.support not in self.prior.supports:
+            why = f"{_name(self.posterior)} gives z in {WHERE[self.posterior.support]}, and {_name(self.prior)} is a density on "
+            why += " or ".join(WHERE[support] for support in self.prior.supports)
+            fits = [name for name in components.members("prior") if self.posterior.support in components.find("prior", name).supports]
+            fix = f"--model.prior with one of {', '.join(fits)}"
+            raise Refusal("usage", "the prior does not fit the posterior", components.path("prior"), why, fix)
+        if refused := self.objective.refuses(self.posterior, self.prior, self.likelihood):
+            what = f"{_name(self.objective)} does not fit the other parts"
+            raise Refusal("usage", what, components.path("objective"), refused, "python train.py --list objective")
+
+    def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None, gate=()) -> Inference:
         """What the model says about a batch: every term of the bound, in order. With `samples` = K each row appears K times; `noise`
-        [B, *Z] replaces the posterior's own."""
+        [B, *Z] replaces what is drawn; the samples pass a `gate` (see `inference.Gate`)."""
         if not self.built:
             raise ValueError("the model is not built: call fit(x) or adapt(x) first")
         features = self.encoder(batch.get("input", batch["x"]), training=training, seed=seed.fold("encoder"))
         posterior = self.posterior(features).repeat(samples)  # q(z|x)
         seed = seed.repeat(samples)
-        z = posterior.sample(seed.fold("z")) if noise is None else posterior.from_noise(noise)
+        if noise is None:
+            noise = normal(seed.fold("z"), (tf.shape(posterior[0])[0], *self.posterior.event_shape))
+        posterior, z = posterior.draw(noise)
+        z = gate(z) if gate else z
         prior = self.prior(z)  # p(z)
         features = self.decoder(z, training=training, seed=seed.fold("decoder"))
         likelihood = self.likelihood(features)  # p(x|z)
-        return Inference((Latent(posterior, z, prior),), likelihood)
+        contrast = self.prior.sample(tf.shape(z)[0], seed.fold("contrast")) if self.objective.contrasts else ()
+        return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast)
 
     def gradients(self, batch: dict, seed: Seed, step, count):
         """What the rows of one replica add to the mean over the `count` rows of the global batch: d loss / d weights, the loss []; and to
         sums over it: the terms of the objective, the statistics the likelihood follows."""
         with tf.GradientTape() as tape:
-            inference = self.infer(batch, seed, training=True)
+            gate = Gate() if self.objective.gated else ()
+            inference = self.infer(batch, seed, training=True, samples=self.objective.draws, gate=gate)
             terms = self.objective(batch, inference, step)
             penalty = sum(self.losses, 0.0) / (devices.replicas() * self.accumulate)
             loss = tf.reduce_sum(terms["loss"]) / tf.cast(count, tf.float32) + penalty
         gradients = tape.gradient(loss, self.trainable_weights, unconnected_gradients="zero")
-        statistics = self.likelihood.statistics(inference.likelihood, batch["x"], batch.get("mask"))
+        statistics = self.statistics(batch, inference, seed, count)
         return gradients, loss, {name: tf.reduce_sum(values) for name, values in terms.items()}, statistics
+
+    def statistics(self, batch: dict, inference: Inference, seed: Seed, count) -> tuple:
+        """Sums over the rows of one replica that parts of the model follow without a gradient."""
+        draws = self.objective.draws
+        x, observed = (tf.repeat(batch[name], draws, axis=0) if name in batch and draws > 1 else batch.get(name) for name in ("x", "mask"))
+        followed = self.likelihood.statistics(inference.likelihood, x, observed)
+        return followed, self.posterior.statistics(inference.latents[0].q, seed.repeat(draws), count * draws)
 
     def accumulated(self, batch: dict, seed: Seed, step, count):
         """`gradients`, worked off in `accumulate` parts one after the other."""
@@ -105,15 +130,22 @@ class VAE(keras.Model):
         (gradients, loss, terms, statistics), (count, before) = parts, constants
         gradients, norm = stability.clip(gradients, self.clip_norm)
         healthy = stability.healthy(loss, norm)
-        with stability.only_if(healthy, self.optimizer, self.trainable_weights):
+        phases = self.objective.phases(tf.convert_to_tensor(self.optimizer.iterations))
+        held = [~phases[kind] if (kind := self.part_of(weight)) in phases else None for weight in self.trainable_weights] if phases else []
+        with stability.only_if(healthy, self.optimizer, self.trainable_weights, held):
             self.optimizer.apply(gradients, self.trainable_weights)
-        self.likelihood.update(*statistics)
+        for part, sums in zip((self.likelihood, self.posterior), statistics, strict=True):
+            part.update(*sums)
         for name, tracker in self.trackers.items():
             tracker.update_state(terms[name], count)
         for variable, value in zip(self.moving, before, strict=True):
             variable.assign(tf.where(healthy, variable, value))
         self.skipped.update_state(tf.cast(~healthy, tf.float32))
         self.skipped_in_a_row.assign(tf.where(healthy, 0, self.skipped_in_a_row + 1))
+
+    def part_of(self, weight) -> str:
+        """The kind of the part a weight belongs to."""
+        return next(kind for kind in LAYERS if any(weight is own for own in getattr(self, kind).weights))
 
     @property
     def moving(self) -> list:
@@ -125,7 +157,7 @@ class VAE(keras.Model):
         batch = as_batch(data)
         first, count = devices.place(tf.shape(batch["x"])[0])
         seen = tf.convert_to_tensor(self.trackers["loss"].count)  # so figures do not depend on the batch size
-        inference = self.infer(batch, Seed.of(self.seed, row=seen + first).fold("test"))
+        inference = self.infer(batch, Seed.of(self.seed, row=seen + first).fold("test"), samples=self.objective.draws)
         terms = self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations))
         sums = devices.total({name: tf.reduce_sum(values) for name, values in terms.items()})
         for name, tracker in self.trackers.items():
@@ -179,6 +211,8 @@ class VAE(keras.Model):
             seen = np.ma.masked_array(x, np.asarray(mask) == 0.0)
             x = np.where(seen.mask, seen.mean(axis=0).filled(seen.mean()), x)
         self.likelihood.adapt(x)
+        if self.encoder_shape[1:] == x.shape[1:]:
+            self.prior.adapt(x)
         if self.encoder.linear and self.decoder.linear and self.encoder_shape[1:] == x.shape[1:]:
             linear.start(self, x)
 
@@ -188,7 +222,8 @@ class VAE(keras.Model):
         shapes = inputs_shape if isinstance(inputs_shape, dict) else {"x": inputs_shape}
         event_shape = tuple(shapes["x"][1:])
         self.decoder.event_shape = self.likelihood.event_shape = event_shape
-        self.prior.event_shape = self.encoder.location_shape = self.posterior.event_shape
+        self.encoder.location_shape = self.posterior.event_shape
+        self.prior.meet(self.posterior, lambda x: self.posterior(self.encoder(x)))
         self.decoder.location_shape = event_shape
         input_shape, z_shape = (None, *shapes.get("input", shapes["x"])[1:]), (None, *self.posterior.event_shape)
         self.encoder.build(input_shape)
@@ -285,7 +320,13 @@ class VAE(keras.Model):
 
 
 WEIGHTS = "sample_weight and class_weight are not supported: leave examples out, or elements with a mask"
+WHERE = {"real": "R^n", "sphere": "the sphere", "codes": "a finite number of codes"}
+LAYERS = ("encoder", "posterior", "prior", "decoder", "likelihood")
 PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "objective")
+
+
+def _name(part) -> str:
+    return type(part).__name__
 
 
 def as_batch(data) -> dict:

@@ -38,5 +38,8 @@ class Normal(Reparameterized, namedtuple("Normal", "loc log_scale")):
     def mean(self):
         return self.loc
 
+    def variance(self):
+        return tf.exp(2.0 * self.log_scale)
+
     def mode(self):
         return self.loc

@@ -66,12 +66,16 @@ class Reparameterized(Distribution):
         """(what is known of q at the sample that the noise becomes, the sample)."""
         return self, self.from_noise(standard_normal)
 
+    def stopped(self):
+        """The same, its parameters held: no gradient reaches them."""
+        return type(self)(*map(tf.stop_gradient, self))
+
     def penalty(self) -> tf.Tensor:
         """What it adds to the loss beside the bound, [B], nats; 0.0 for most."""
         return 0.0
 
 
-class Known(Distribution, namedtuple("Known", "elements")):
+class Known(Reparameterized, namedtuple("Known", "elements")):
     """Of which only the density at one value is known: `elements` [B, *parts], whatever value is asked for."""
 
     __slots__ = ()
@@ -79,9 +83,10 @@ class Known(Distribution, namedtuple("Known", "elements")):
     def element_log_prob(self, value):
         return self.elements
 
+    def stopped(self):
+        raise ValueError("what is known at one value only has no parameters to hold")
+
 
 def divergence(q, p, z) -> tf.Tensor:
     """KL(q || p), [B], nats: exact in closed form where there is one, else the estimate log q(z) - log p(z) at the sample z ~ q."""
     return sum_event(q.element_divergence(p, z))
-
-
