@@ -317,7 +317,7 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, from
 
 def structural_similarity(x, y, width: float = 1.5) -> tf.Tensor:
     """MS-SSIM of images [B, H, W, C] with values in [0, 1], [B], in [0, 1]: over as many of its five scales as leave a side of 4 pixels."""
-    scales = max(1, min(len(SCALES), int(math.log2(min(x.shape[1:3]) / 4.0)) + 1 if min(x.shape[1:3]) >= 4 else 1))
+    scales = max(1, min(len(SCALES), min(x.shape[1:3]).bit_length() - 2))
     weights = [weight / sum(SCALES[:scales]) for weight in SCALES[:scales]]
     product = 1.0
     for number, weight in enumerate(weights):
@@ -330,7 +330,7 @@ def structural_similarity(x, y, width: float = 1.5) -> tf.Tensor:
 
 
 def _luminance_and_contrast(x, y, width: float):
-    reach = max(1, min(math.ceil(3.5 * width), (min(x.shape[1:3]) - 1) // 2)) if min(x.shape[1:3]) > 2 else 0
+    reach = min(round(3.5 * width), (min(x.shape[1:3]) - 1) // 2)
     offsets = tf.range(-reach, reach + 1, dtype=tf.float32)
     window = tf.nn.softmax(-0.5 * tf.square(offsets / width))
     window = tf.tile((window[:, None] * window[None])[:, :, None, None], (1, 1, x.shape[3], 1))

@@ -72,7 +72,7 @@ class VAE(keras.Model):
         prior = self.prior(z)  # p(z)
         features = self.decoder(z, training=training, seed=seed.fold("decoder"))
         likelihood = self.likelihood(features)  # p(x|z)
-        contrast = self.prior.sample(tf.shape(z)[0], seed.fold("contrast")) if self.objective.contrasts else ()
+        contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast")) if self.objective.contrasts else ()
         return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast)
 
     def gradients(self, batch: dict, seed: Seed, step, count):
@@ -231,6 +231,7 @@ class VAE(keras.Model):
         self.prior.build(z_shape)
         self.decoder.build(z_shape)
         self.likelihood.build(self.decoder.compute_output_shape(z_shape))
+        self.check_parts()
         self.event_shape, self.encoder_shape = event_shape, input_shape
         self.built = True
 

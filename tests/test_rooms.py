@@ -16,6 +16,7 @@ from keras_vae.vae import PARTS
 
 # room -> member -> calls that set every option to something else than its default
 NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, dropout=0.3, linear=True"
+ANNEALED = "beta=0.5, warmup=3, shape='cosine', cycles=2"
 OPTIONS = {
     "encoder": {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='layer', {NETWORK})"],
@@ -32,7 +33,17 @@ OPTIONS = {
         "Binomial": ["Binomial(levels=5)"],
         "Normal": ["Normal(sigma=0.5)", "Normal(sigma='learned', floor=0.1)", "Normal(floor=0.01, momentum=0.5)"],
     },
-    "objective": {"ELBO": ["ELBO(beta=0.5, warmup=3, shape='cosine', cycles=2)"]},
+    "objective": {
+        "ELBO": [f"ELBO({ANNEALED}, free_bits=0.2, free='latent')"],
+        "Capacity": [f"Capacity({ANNEALED}, capacity=3.0, rising=4)"],
+        "MinimumRate": [f"MinimumRate({ANNEALED}, free_bits=0.2, free='latent', least=3.0, price=1.5)"],
+        "TotalCorrelation": [f"TotalCorrelation({ANNEALED}, correlation=3.0, mutual=0.5, marginal=2.0)"],
+        "DIP": [f"DIP({ANNEALED}, free_bits=0.2, free='latent', apart=3.0, unit=2.0, of='samples')"],
+        "MMD": [f"MMD({ANNEALED}, free_bits=0.2, free='latent', distance=3.0, kernel='gaussian', scales=(1.0, 2.0))"],
+        "IWAE": ["IWAE(samples=3, bounds=2, gradient='landing')", "IWAE(gradient='plain')"],
+        "Lagging": [f"Lagging({ANNEALED}, free_bits=0.2, free='latent', inner=2, aggressive=5)"],
+        "Structural": [f"Structural({ANNEALED}, free_bits=0.2, free='latent', similarity=0.5, width=1.0)"],
+    },
 }
 MEMBERS = [(kind, name) for kind in PARTS for name in components.members(kind)]
 SET_UP = [(kind, text) for kind in PARTS for texts in OPTIONS[kind].values() for text in texts]
