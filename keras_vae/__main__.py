@@ -16,14 +16,23 @@ from keras_vae.errors import Refusal
 Split = Literal["train", "validation", "test"]
 
 
-def sample(run: str, /, count: int = 64, seed: int = 0, temperature: float = 1.0, output: Path | None = None) -> None:
+def sample(
+    run: str,
+    /,
+    count: int = 64,
+    seed: int = 0,
+    temperature: float = 1.0,
+    density: Literal["prior", "ex-post"] = "prior",
+    output: Path | None = None,
+) -> None:
     """Draw from the prior and decode: samples.png and samples.npy (raw data).
 
     Args:
         run: folder or name of a finished run.
         count: how many.
         seed: the same seed gives the same samples, whatever the count.
-        temperature: spread of the latent draws; 1 is the prior.
+        temperature: spread of the latent draws; 1 is the density's own.
+        density: what is drawn from: the prior, or the mixture fitted to the codes of the training records.
         output: folder to write to; default: RUN/outputs.
     """
     _at_least(1, count=count)
@@ -33,9 +42,13 @@ def sample(run: str, /, count: int = 64, seed: int = 0, temperature: float = 1.0
     from keras_vae.noise import Seed
 
     vae, seed = loaded.vae, Seed.of(_seed(seed)).fold("sample")
+    source = loaded.density if density == "ex-post" else vae.prior
+    if source is None:
+        why = "it has none: the run is of an earlier version, or its latent is not R^n"
+        raise Refusal("usage", "there is no ex-post density", "--density", f"{loaded.folder}: {why}", "--density prior")
 
     def draw(numbers, row):
-        return vae.decode(vae.prior.sample(numbers.shape[0], seed.at(row), temperature))
+        return vae.decode(source.sample(numbers.shape[0], seed.at(row), temperature))
 
     raw = _over(loaded, range(count), lambda numbers, row: loaded.modality.decode(draw(numbers, row)))
     _write(loaded, output, "samples", raw, picture=raw)
@@ -178,7 +191,7 @@ def export(run: str, /, output: Path | None = None) -> None:
     elif output.exists():
         raise Refusal("usage", f"{output} exists", where="--output", fix="name a new folder")
     examples = loaded.modality.decode(loaded.vae.sample(64)).numpy()
-    difference = serving.export(loaded.vae, loaded.modality, output, examples)
+    difference = serving.export(loaded.vae, loaded.modality, output, examples, loaded.density)
     print(f"{output}: checked in a fresh process, largest relative difference {difference:.1e}")
 
 

@@ -70,6 +70,7 @@ class Training:
     steps: int | None = None  # with neither epochs nor steps: 100 epochs, but at least 1,000 and at most 3,000 steps
     minutes: float | None = None
     evaluate_every: float = 1.0  # epochs between validations
+    teacher: str | None = None  # folder or name of a finished run on the same data, for the objective Distillation
     patience: int | None = None  # validations without a better ELBO before stopping; None = never stop early
     checkpoint_every: float = 60.0  # seconds between checkpoints, anywhere in an epoch
 

@@ -79,6 +79,14 @@ class Evaluator:
         errors = [tf.reduce_mean(tf.square(self.vae.reconstruct(part) - part)) for part in np.array_split(x, -(-len(x) // batch))]
         return float(np.mean(errors))
 
+    def drawn(self, split: str, limit: int | None = None) -> np.ndarray:
+        """z ~ q(z|x), one of each record, [N, *Z]."""
+
+        def draw(x, row):
+            return (self.vae.infer({"x": x}, Seed.of(0).fold("drawn").at(row)).latents[0].z,)
+
+        return self._over(split, limit, tf.function(draw, autograph=False))[0]
+
     def references(self, split: str, limit: int | None = None) -> dict:
         """What simple models reach on the same records: the per-pixel model under the same likelihood, PCA with as many components
         as the model has units, and, for a Normal likelihood, probabilistic PCA (Tipping and Bishop 1999)."""

@@ -45,9 +45,10 @@ class Gate:
         return identity(values)
 
 
-class Inference(namedtuple("Inference", "latents likelihood gate contrast", defaults=[(), ()])):
+class Inference(namedtuple("Inference", "latents likelihood gate contrast taught", defaults=[(), (), ()])):
     """`latents`: a tuple of `Latent`, from the top of the hierarchy down; `likelihood`: the distribution p(x|z). Where the objective asks
-    for it, `gate`: what the samples passed; `contrast`: samples of the prior [B, *Z]; else ()."""
+    for it, `gate`: what the samples passed; `contrast`: samples of the prior [B, *Z]; `taught`: p(x|z) at the z of a
+    teacher; else ()."""
 
     __slots__ = ()
 

@@ -94,7 +94,8 @@ class Trainer:
     """The loop: many steps of `VAE.train_step` per call, on records that are resident or fed, in an order and with noise that are pure
     functions of (seed, step). So a run may be cut anywhere and continued."""
 
-    def __init__(self, vae, dataset: data.Dataset, config: Config, total: int, group: devices.Group | None = None):
+    def __init__(self, vae, dataset: data.Dataset, config: Config, total: int, group: devices.Group | None = None, teacher=None):
+        self.teacher = teacher
         self.vae, self.dataset, self.config, self.total, self.group = vae, dataset, config, total, group or devices.Group()
         self.batch_size = min(config.data.batch_size, len(dataset.train))
         self.part = self.batch_size // self.group.replicas  # rows of one replica
@@ -199,7 +200,8 @@ class Trainer:
                 seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations), first)
                 raw = tf.gather(records, index) if self.resident else records[number]
                 x = self.dataset.modality.encode(self.augment(raw, seed.fold("augment")), seed.fold("encode"))
-                self.vae.train_step({"x": x, "index": index, "place": (first, tf.constant(self.batch_size, tf.int64))})
+                batch = {"x": x, "index": index, "place": (first, tf.constant(self.batch_size, tf.int64))}
+                self.vae.train_step(batch | ({"teacher": self.teacher.teach(x)} if self.teacher else {}))
 
             self.group.run(step, indices, records)
             return (number + 1,)

@@ -10,7 +10,9 @@ from typing import Literal
 import tensorflow as tf
 
 from keras_vae import devices, schedules
+from keras_vae.distributions import divergence
 from keras_vae.domains import Count, Positive, Scales, Steps, Weight
+from keras_vae.errors import Refusal
 from keras_vae.inference import Inference
 
 
@@ -23,6 +25,7 @@ class Objective:
 
     `draws`: how many samples of z a row is given, K: the record then has K rows for each of the batch, one after the other. `gated`: in
     training the samples pass an `inference.Gate`. `contrasts`: the record holds as many samples of the prior as there are rows.
+    `taught`: the batch has to hold what a teacher says of it (`VAE.teach`); `crosses`: the record holds p(x|z) at the teacher's z.
     """
 
     terms = ("loss", "elbo", "distortion", "rate")
@@ -30,6 +33,8 @@ class Objective:
     draws = 1
     gated = False
     contrasts = False
+    taught = False
+    crosses = False
 
     def __call__(self, batch: dict, inference: Inference, step) -> dict:
         raise NotImplementedError
@@ -290,6 +295,46 @@ class Lagging(ELBO):
         step = tf.cast(step, tf.int64)
         both = (step >= self.aggressive) | (tf.math.floormod(step + 1, self.inner) == 0)
         return dict.fromkeys(("decoder", "likelihood", "prior"), both)
+
+
+@dataclass(frozen=True)
+class Distillation(ELBO):
+    """loss = ELBO's + output E[-log p(x'|z)] + latent KL(q'(z|x) || q(z|x)) + cross E[-log p(x|z')], a prime: the teacher's.
+
+    Distilling the Knowledge in a Neural Network (Hinton et al. 2015), for a VAE: the student's decoder is shown the teacher's mean x', its
+    encoder the teacher's posterior, and both one another's way of using z. `latent` and `cross` need codes of the teacher's shape.
+    """
+
+    output: Weight = 1.0
+    latent: Weight = 0.0
+    cross: Weight = 0.0
+    taught = True
+
+    @property
+    def crosses(self):
+        return self.cross > 0.0
+
+    def __call__(self, batch, inference, step):
+        if "teacher" not in batch:
+            why = "Distillation learns from what VAE.teach says of a batch"
+            raise Refusal("usage", 'the batch has no "teacher"', "model.objective", why, "--training.teacher RUN")
+        terms, (latent,), mask = super().__call__(batch, inference, step), inference.latents, batch.get("mask")
+        teacher, loss = batch["teacher"], terms["loss"] + self.output * inference.distortion(batch["teacher"]["x"], mask)
+        if self.latent or self.cross:
+            theirs, mine = (q.mean().shape[1:] for q in (teacher["q"], latent.q))
+            if theirs != mine:
+                why = f"the teacher's have the shape {tuple(theirs)}, the student's {tuple(mine)}"
+                raise Refusal("usage", "latent and cross need codes of one shape", "model.objective", why, "latent=0.0, cross=0.0")
+        if self.latent:
+            loss += self.latent * divergence(teacher["q"], latent.q, latent.z)
+        if self.cross:
+            loss -= self.cross * inference.taught.log_prob(batch["x"], mask)
+        return {**terms, "loss": loss}
+
+    def refuses(self, posterior, prior, likelihood):
+        if (self.latent or self.cross) and not (posterior.parametric and posterior.density):
+            return "latent and cross need a posterior whose density answers for every z, like Normal"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,9 @@ def body(runs: list[Result], called: list[str]):
     text = "Decoded draws from the prior. The temperature multiplies their spread: 1 is the model itself, below it draws are more alike."
     temperatures = (("0.5", "samples_0.5.png"), ("0.7", "samples_0.7.png"), ("1", "samples.png"))
     grids = [(f"Temperature {value}", sheet(file, "samples", f"64 samples at temperature {value}.", None)) for value, file in temperatures]
+    if any((run.folder / "pictures" / "samples_ex_post.png").is_file() for run in runs):
+        text += " The ex-post density is a mixture of Gaussians fitted to the latents of training records."
+        grids.append(("Ex-post density", sheet("samples_ex_post.png", "samples", "64 samples of the ex-post density.", None)))
     yield "Samples", (hint(text), row(*grids))
     units, moved, lie = ("What each unit carries", unit_bars), ("What each unit does", moving), ("Where the records lie", latent_map)
     yield "Latent space", row(units, moved, lie, style="row latent")

@@ -26,10 +26,12 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
     }
 
 
-def details(vae, dataset, rate_per_unit) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
+def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
     modality, shape, omitted = dataset.modality, vae.posterior.event_shape, []
     drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
+    if density:
+        drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
     latent = {"map": None, "traversals": None}
     if len(shape) == 1:
         units = np.argsort(-np.asarray(rate_per_unit), kind="stable")[:TRAVERSED]

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_vae import components, devices, folders, storage
+from keras_vae import components, density, devices, folders, storage
 from keras_vae import config as configuration
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
@@ -45,6 +45,7 @@ class Run:
     config: Config
     modality: Images
     vae: VAE
+    density: density.ExPost | None
 
 
 def folder_of(config: Config) -> Path:
@@ -88,7 +89,7 @@ def load(folder: str | Path) -> Run:
         raise Refusal(
             "model", "the weights do not fit the configuration", where=str(folder / "model.keras"), why=str(error)[:300]
         ) from None
-    return Run(folder, config, modality, vae)
+    return Run(folder, config, modality, vae, density.read(folder))
 
 
 def read_config(path: Path) -> Config:

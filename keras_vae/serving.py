@@ -5,6 +5,7 @@ in the range of the data, and a batch that is too large are errors. The checks a
 that runs it; they need endpoints that are not compiled with XLA, which drops them.
 
     encode(x) -> z             decode(z) -> x          reconstruct(x) -> x       sample(n, seed, temperature) -> x
+    sample_ex_post(n, seed, temperature) -> x            with z from the data's own codes instead of the prior
     encode_raw  decode_raw  reconstruct_raw  sample_raw  score_raw               the same on raw data
     score(x, seed) -> score    negative ELBO of each example at one posterior sample, nats
     reconstruct_noise(x, noise)  score_noise(x, noise)   the posterior's noise as an input, for runtimes without random numbers
@@ -30,10 +31,10 @@ PROBE_ELEMENTS = 2**22  # of a probe batch: the questions for the fresh process 
 
 
 class Endpoints:
-    """The functions behind the signatures, for one model and its modality."""
+    """The functions behind the signatures, for one model and its modality, and an ex-post density of its latent if there is one."""
 
-    def __init__(self, vae, modality):
-        self.vae, self.modality = vae, modality
+    def __init__(self, vae, modality, density=None):
+        self.vae, self.modality, self.density = vae, modality, density
         self.x = tf.TensorSpec((None, *vae.event_shape), tf.float32, "x")
         self.raw = tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "raw")
         self.z = tf.TensorSpec((None, *vae.posterior.event_shape), tf.float32, "z")
@@ -43,6 +44,7 @@ class Endpoints:
 
     def signatures(self) -> dict:
         """name -> (function, input specs)."""
+        ex_post = {"sample_ex_post": (self.sample_ex_post, self.draw), "sample_ex_post_raw": (self.sample_ex_post_raw, self.draw)}
         return {
             "encode": (self.encode, (self.x,)),
             "decode": (self.decode, (self.z,)),
@@ -56,6 +58,7 @@ class Endpoints:
             "score_raw": (self.score_raw, (self.raw, self.seed)),
             "reconstruct_noise": (self.reconstruct_noise, (self.x, self.noise)),
             "score_noise": (self.score_noise, (self.x, self.noise)),
+            **(ex_post if self.density else {}),
         }
 
     def encode(self, x):
@@ -67,7 +70,7 @@ class Endpoints:
     def reconstruct(self, x):
         return _finite("x", self.vae.reconstruct(self._checked_x(x)))
 
-    def sample(self, n, seed, temperature):
+    def sample(self, n, seed, temperature, density=None):
         checks = [
             tf.debugging.assert_non_negative(n, f"n must be between 0 and {MAX_BATCH}"),
             tf.debugging.assert_less_equal(n, tf.constant(MAX_BATCH, tf.int64), f"n must be between 0 and {MAX_BATCH}"),
@@ -77,7 +80,7 @@ class Endpoints:
             tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed]),
         ]
         with tf.control_dependencies(_ops(checks)):
-            return _finite("x", self.vae.sample(tf.cast(tf.identity(n), tf.int32), seed, temperature))
+            return _finite("x", self.vae.sample(tf.cast(tf.identity(n), tf.int32), seed, temperature, density))
 
     def score(self, x, seed):
         check = tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed])
@@ -96,6 +99,12 @@ class Endpoints:
 
     def sample_raw(self, n, seed, temperature):
         return {"raw": self.modality.decode(self.sample(n, seed, temperature)["x"])}
+
+    def sample_ex_post(self, n, seed, temperature):
+        return self.sample(n, seed, temperature, self.density)
+
+    def sample_ex_post_raw(self, n, seed, temperature):
+        return {"raw": self.modality.decode(self.sample_ex_post(n, seed, temperature)["x"])}
 
     def score_raw(self, raw, seed):
         return self.score(self._encoded(raw), seed)
@@ -166,28 +175,29 @@ def _ops(checks) -> list:
     return [check for check in checks if check is not None]
 
 
-def write(vae, modality, folder: str | Path) -> None:
+def write(endpoints: Endpoints, folder: str | Path) -> None:
     """The SavedModel with all signatures, without the optimizer and without any of our classes."""
     module = tf.Module()
-    module.weights = [weight.value for weight in vae.weights]
+    module.weights = [weight.value for weight in endpoints.vae.weights]
     functions = {
         name: tf.function(function, input_signature=specs, autograph=False, jit_compile=False)
-        for name, (function, specs) in Endpoints(vae, modality).signatures().items()
+        for name, (function, specs) in endpoints.signatures().items()
     }
     functions["serving_default"] = functions["encode"]
     tf.saved_model.save(module, str(folder), signatures=functions)
 
 
-def export(vae, modality, folder: str | Path, examples: np.ndarray, tolerance: float = 1e-4) -> float:
+def export(vae, modality, folder: str | Path, examples: np.ndarray, density=None, tolerance: float = 1e-4) -> float:
     """Write, load in a fresh process that cannot import keras_vae, compare every signature with the live model at several batch
     sizes on raw `examples`, then publish by rename. Returns the largest relative difference; `Refusal` (numerics) if above
     `tolerance`."""
-    calls = probe_calls(vae, modality, examples)
+    endpoints = Endpoints(vae, modality, density)
+    calls = probe_calls(endpoints, examples)
     with storage.publish(folder) as temporary:
-        write(vae, modality, temporary)
+        write(endpoints, temporary)
         answers = ask(temporary, calls)
         worst, where = 0.0, ""
-        signatures = Endpoints(vae, modality).signatures()
+        signatures = endpoints.signatures()
         for number, (name, inputs) in enumerate(calls):
             (key, live), *_ = signatures[name][0](*(tf.constant(value) for value in inputs.values())).items()
             served, live = answers[f"{number}/{key}"].astype("float64"), live.numpy().astype("float64")
@@ -205,9 +215,9 @@ def export(vae, modality, folder: str | Path, examples: np.ndarray, tolerance: f
     return worst
 
 
-def probe_calls(vae, modality, examples: np.ndarray) -> list[tuple[str, dict]]:
+def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, dict]]:
     """One call of every signature at every probe batch size: (name, inputs)."""
-    generator = np.random.default_rng(0)
+    vae, modality, generator = endpoints.vae, endpoints.modality, np.random.default_rng(0)
     calls = []
     for batch in (rows for rows in PROBE_BATCHES if rows <= 3 or rows * math.prod(modality.shape) <= PROBE_ELEMENTS):
         raw = np.asarray(examples)[np.arange(batch) % len(examples)]
@@ -215,7 +225,7 @@ def probe_calls(vae, modality, examples: np.ndarray) -> list[tuple[str, dict]]:
         noise = generator.standard_normal((batch, *vae.posterior.event_shape)).astype("float32")
         seed = np.int64(7)
         values = {"x": x, "raw": raw, "z": noise, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": np.float32(0.8)}
-        for name, (_, specs) in Endpoints(vae, modality).signatures().items():
+        for name, (_, specs) in endpoints.signatures().items():
             calls.append((name, {spec.name: values[spec.name] for spec in specs}))
     return calls
 

@@ -13,10 +13,14 @@ LARGE_BATCH = 2048
 WAITING, EVALUATING, SAVING, IDLE = 0.05, 0.3, 0.1, 0.3
 
 
-def flops(vae, rows: int) -> int:
+def flops(vae, rows: int, teacher=None) -> int:
     """Floating-point operations of the matrix products and convolutions in the gradient of a batch, counted in its graph."""
     seed, x = Seed.of(0), tf.TensorSpec((rows, *vae.event_shape), tf.float32)
-    traced = tf.function(lambda x: vae.gradients({"x": x}, seed, tf.constant(0), rows), autograph=False).get_concrete_function(x)
+
+    def gradients(x):
+        return vae.gradients({"x": x} | ({"teacher": teacher.teach(x)} if teacher else {}), seed, tf.constant(0), rows)
+
+    traced = tf.function(gradients, autograph=False).get_concrete_function(x)
     used = (operation for operation in traced.graph.get_operations() if any(tensor.consumers() for tensor in operation.outputs))
     return sum(map(_flops, used))
 
@@ -55,7 +59,7 @@ def measure(trainer, vae) -> dict:
     """The figures of the verdict on a run: what a step of the model computes, how fast it does, how fast a product would be, and shares of
     the loop's time."""
     per_second = trainer.examples_per_second / trainer.batch_size
-    count, spent = flops(vae, trainer.batch_size), {name: trainer.seconds[name] for name in LOOP}
+    count, spent = flops(vae, trainer.batch_size, trainer.teacher), {name: trainer.seconds[name] for name in LOOP}
     return {
         "images_per_second": trainer.examples_per_second,
         "batches": len(trainer.dataset.train) // trainer.batch_size,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_vae import choices, components, data, devices, evaluation, folders, loop, page, report, runs, serving, speed, storage
+from keras_vae import choices, components, data, density, devices, evaluation, folders, loop, page, report, runs, serving, speed, storage
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -90,16 +90,34 @@ def shared(folder: Path, group: devices.Group) -> None:
 def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop.Trainer:
     """The model of a resolved config, adapted to its data, and the loop around it."""
     with group.scope():
+        teacher = find_teacher(config, dataset.modality)
         vae = runs.build(config, dataset.modality)
         vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
     if vae.couples and config.optimizer.accumulate > 1:
         what = f"optimizer.accumulate = {config.optimizer.accumulate} would change the result"
         why = f"{', '.join(vae.couples)} looks at the batch as a whole"
         raise Refusal("usage", what, "optimizer.accumulate", why, "--optimizer.accumulate 1, or normalization='group'")
-    trainer = loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group)
+    trainer = loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group, teacher)
     if config.devices.jit == "auto":
         trainer.choose(*choices.expected_jit(config, bool(vae.couples) and group.replicas > 1))
     return trainer
+
+
+def find_teacher(config: Config, modality):
+    """The model that `training.teacher` names; None if the objective asks for none. `Refusal` (usage) where the two do not fit."""
+    where = "training.teacher"
+    if not components.make("objective", config.model.objective).taught:
+        if config.training.teacher:
+            fix = '--model.objective "Distillation()"'
+            raise Refusal("usage", "a teacher would do nothing", where, f"{config.model.objective} does not ask for one", fix)
+        return None
+    if not config.training.teacher:
+        raise Refusal("usage", "there is no teacher", where, f"{config.model.objective} learns from one", "--training.teacher RUN")
+    found = runs.load(folders.finished(config.training.teacher, "model.keras"))
+    if found.modality != modality:
+        why = f"it was trained on {found.modality}, and this run is on {modality}"
+        raise Refusal("usage", "the teacher's data is of another kind", where, why, "train the teacher on the same data")
+    return found.vae
 
 
 def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seconds: dict, started: float) -> None:
@@ -112,7 +130,11 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
     began = time.perf_counter()
     test, references = assess(vae, dataset, config, console)
-    further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"])
+    fitted = None
+    if vae.posterior.support == "real":
+        fitted = density.fit(evaluation.Evaluator(vae, dataset).drawn("train", density.RECORDS))
+        density.write(folder, fitted)
+    further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"], fitted)
     pictures = {**report.pictures(vae, dataset), **further, "curves.png": report.curves(trainer.history)}
     trainer.seconds["evaluate"] += time.perf_counter() - began
     storage.write(folder / "latent.json", storage.lines([latent]))
@@ -125,7 +147,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     with storage.replacing(folder / "model.keras") as temporary:
         vae.save(temporary)
     version = runs.next_version(folder)
-    difference = serving.export(vae, dataset.modality, version, dataset.test[:64])
+    difference = serving.export(vae, dataset.modality, version, dataset.test[:64], fitted)
     seconds = {**seconds, **trainer.seconds, "export": time.perf_counter() - began}
     result = {
         "report_version": folders.REPORT_VERSION,

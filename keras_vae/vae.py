@@ -72,8 +72,11 @@ class VAE(keras.Model):
         prior = self.prior(z)  # p(z)
         features = self.decoder(z, training=training, seed=seed.fold("decoder"))
         likelihood = self.likelihood(features)  # p(x|z)
+        taught = ()
+        if self.objective.crosses and "teacher" in batch:
+            taught = self.likelihood(self.decoder(batch["teacher"]["q"].repeat(samples).from_noise(noise), training=training, seed=seed))
         contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast")) if self.objective.contrasts else ()
-        return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast)
+        return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast, taught)
 
     def gradients(self, batch: dict, seed: Seed, step, count):
         """What the rows of one replica add to the mean over the `count` rows of the global batch: d loss / d weights, the loss []; and to
@@ -102,11 +105,11 @@ class VAE(keras.Model):
             tf.debugging.assert_equal(tf.shape(batch["x"])[0] % self.accumulate, 0, message=why)
         elif rows % self.accumulate:
             raise ValueError(f"{why}; this one has {rows} rows")
-        parts = {name: tf.reshape(rows, (self.accumulate, -1, *rows.shape[1:])) for name, rows in batch.items()}
+        parts = tf.nest.map_structure(lambda rows: tf.reshape(rows, (self.accumulate, -1, *rows.shape[1:])), batch)
         size = tf.shape(parts["x"], tf.int64)[1]
 
         def gradients(number):
-            part = {name: rows[number] for name, rows in parts.items()}
+            part = tf.nest.map_structure(lambda rows: rows[number], parts)
             return self.gradients(part, seed.at(seed.row + tf.cast(number, tf.int64) * size), step, count)
 
         def add(number, sums):
@@ -180,9 +183,15 @@ class VAE(keras.Model):
         """decode(encode(x)), [B, *X]."""
         return self.decode(self.encode(x))
 
-    def sample(self, n, seed: int = 0, temperature=1.0) -> tf.Tensor:
-        """n means of p(x|z) with z ~ p(z) spread by `temperature`, [n, *X]. The first of n samples do not depend on n."""
-        return self.decode(self.prior.sample(n, Seed.of(seed).fold("sample"), temperature))
+    def sample(self, n, seed: int = 0, temperature=1.0, density=None) -> tf.Tensor:
+        """n means of p(x|z) with z ~ p(z), or of another `density` (see `density.fit`), spread by `temperature`, [n, *X]. The first of n
+        samples do not depend on n."""
+        return self.decode((density or self.prior).sample(n, Seed.of(seed).fold("sample"), temperature))
+
+    def teach(self, x) -> dict:
+        """What a student is shown of x [B, *X]: q(z|x), and the mean of p(x|z) at the posterior mean, [B, *X]."""
+        posterior = self.posterior(self.encoder(x))
+        return {"q": posterior, "x": self.decode(posterior.mean())}
 
     def log_weights(self, batch: dict, samples: int, seed: Seed) -> tf.Tensor:
         """log p(x, z) - log q(z|x) at K = `samples` draws z ~ q(z|x), [B, K], nats."""

@@ -62,9 +62,14 @@ def finite(tensors) -> bool:
     return all(np.isfinite(array).all() for array in arrays(tensors))
 
 
+def batch_for(vae, x) -> dict:
+    """x as a batch, with all that the model's objective asks for: a model that needs a teacher is its own."""
+    return as_batch({"x": x} | ({"teacher": vae.teach(x)} if vae.objective.taught else {}))
+
+
 def gradients(vae, x) -> tuple:
     """The gradients and the loss of one batch."""
-    return vae.gradients(as_batch(x), Seed.of(0), tf.constant(0), len(x))[:2]
+    return vae.gradients(batch_for(vae, x), Seed.of(0), tf.constant(0), len(x))[:2]
 
 
 def in_fresh_process(code: str, *arguments) -> None:

@@ -102,8 +102,9 @@ def trainer(name: str, group: devices.Group) -> loop.Trainer:
     dataset = data.Dataset("test", modality, raw[:61], raw[61:81], raw[81:])
     with group.scope():
         vae = runs.build(chosen, modality)
+        teacher = runs.build(chosen, modality) if vae.objective.taught else None
         vae.adapt(Images(SHAPE, binarize=chosen.data.binarize).encode(raw[:61], data.Seed.of(0)))
-    return loop.Trainer(vae, dataset, chosen, 20, group)
+    return loop.Trainer(vae, dataset, chosen, 20, group, teacher)
 
 
 def trained(name: str, group: devices.Group, folder: Path) -> dict[str, np.ndarray]:

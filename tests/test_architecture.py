@@ -37,6 +37,7 @@ FLOORS = (
     },
     {
         "augmentations": (),
+        "density": (),
         "blocks": ("linear",),
         "linear": (),
         "modalities": (),
@@ -96,7 +97,7 @@ BANNED = {
 # Calls that write, move or delete -> {file: why it does not go through storage.py}.
 WRITES = {
     "open": {"runs": "into the folder that storage.publish commits"},
-    "savez": {"runs": "into the folder that storage.publish commits", "serving": "into memory"},
+    "savez": {"runs": "into the folder that storage.publish commits", "serving": "into memory", "density": "into memory"},
     "write_bytes": {"serving": "questions for the fresh process, in a temporary folder outside the run"},
     "create_file_writer": {"report": "TensorBoard appends to its own event files"},
     "savefig": {"report": "into memory"},

@@ -12,10 +12,10 @@ from scipy.special import logsumexp
 
 from keras_vae import components
 from keras_vae.config import Optimizer
-from keras_vae.distributions import Bernoulli, Normal
+from keras_vae.distributions import Bernoulli, Normal, divergence
 from keras_vae.errors import Refusal
 from keras_vae.inference import Gate, Inference, Latent
-from keras_vae.noise import Seed
+from keras_vae.noise import Seed, normal
 from keras_vae.objectives import structural_similarity
 from keras_vae.stability import _with_slots
 
@@ -264,6 +264,51 @@ def test_a_gate_multiplies_what_comes_back_through_it():
         total = tf.reduce_sum(tf.square(gate(x)))
         gate.factor = tf.constant([1.0, 0.0, -2.0])
     assert np.allclose(tape.gradient(total, x), 2 * x.numpy() * np.array([1.0, 0.0, -2.0]).reshape(3, 1, 1))
+
+
+# ---- a teacher
+
+
+def taught(text: str, teacher: dict, **parts) -> dict:
+    vae = build((3, 2), objective=text, **parts)
+    record = vae.infer({"x": tf.constant(X), "teacher": teacher}, Seed.of(5))
+    found = vae.objective({"x": tf.constant(X), "teacher": teacher}, record, tf.constant(0))
+    return {name: value.numpy() for name, value in found.items()} | {"record": record}
+
+
+def test_distillation_adds_what_the_teacher_says():
+    teacher = build((3, 2), decoder="Dense(widths=(40,))")
+    put(teacher.weights, [weight + 0.3 for weight in arrays(teacher.weights)])
+    said = teacher.teach(X)
+    found = taught("Distillation(output=2.0, latent=0.5, cross=0.3)", said)
+    record, elbo = found["record"], -found["elbo"]
+    expected = 2.0 * -record.likelihood.log_prob(said["x"]) + 0.5 * divergence(said["q"], record.latents[0].q, None)
+    assert np.allclose(found["loss"] - elbo, expected - 0.3 * record.taught.log_prob(X), rtol=1e-4)
+    student = build((3, 2))
+    z = said["q"].from_noise(normal(Seed.of(5).fold("z"), (6, 3)))
+    assert np.allclose(record.taught.mean(), student.decode(z), atol=1e-5)
+    assert np.allclose(taught("Distillation(output=0.0)", said)["loss"], elbo, rtol=1e-5)
+
+
+def test_distillation_without_a_teacher_or_with_codes_of_another_shape_is_refused():
+    with pytest.raises(Refusal, match="teacher"):
+        terms("Distillation()")
+    with pytest.raises(Refusal, match="one shape"):
+        taught("Distillation(latent=1.0)", build((3, 2), posterior="Normal(size=2)").teach(X))
+
+
+def test_a_student_learns_from_its_teacher_what_the_data_does_not_say():
+    """A teacher that was trained on inverted images: with enough weight on its outputs, the student inverts."""
+    teacher, student = (
+        build((3, 2), keras.optimizers.Adam(0.02)),
+        build((3, 2), keras.optimizers.Adam(0.02), objective="Distillation(output=20.0)"),
+    )
+    x = np.repeat(X, 20, axis=0)
+    teacher.fit(1.0 - x, epochs=60, batch_size=60, verbose=0)
+    step = tf.function(student.train_step, autograph=False)
+    for _ in range(150):
+        step({"x": tf.constant(x), "teacher": teacher.teach(1.0 - x)})
+    assert np.abs(student.reconstruct(X) - (1.0 - X)).mean() < 0.3
 
 
 # ---- phases

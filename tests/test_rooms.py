@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import arrays, binary, build, difference, equal, finite, gradients
+from helpers import arrays, batch_for, binary, build, difference, equal, finite, gradients
 
 from keras_vae import VAE, blocks, components
 from keras_vae.errors import Refusal
@@ -42,6 +42,7 @@ OPTIONS = {
         "MMD": [f"MMD({ANNEALED}, free_bits=0.2, free='latent', distance=3.0, kernel='gaussian', scales=(1.0, 2.0))"],
         "IWAE": ["IWAE(samples=3, bounds=2, gradient='landing')", "IWAE(gradient='plain')"],
         "Lagging": [f"Lagging({ANNEALED}, free_bits=0.2, free='latent', inner=2, aggressive=5)"],
+        "Distillation": [f"Distillation({ANNEALED}, free_bits=0.2, free='latent', output=0.5, latent=0.3, cross=0.2)"],
         "Structural": [f"Structural({ANNEALED}, free_bits=0.2, free='latent', similarity=0.5, width=1.0)"],
     },
 }
@@ -95,7 +96,7 @@ def test_every_member_trains_a_step_with_finite_gradients(parts, shape):
     slopes, loss = gradients(vae, x)
     assert np.isfinite(loss) and finite(slopes)
     before = arrays(vae.trainable_weights)
-    metrics = vae.train_step(x)
+    metrics = vae.train_step(batch_for(vae, x))
     assert np.isfinite(metrics["loss"]) and not metrics["skipped"]
     assert difference(arrays(vae.trainable_weights), before) > 0
     assert vae.reconstruct(x).shape == vae.sample(6).shape == x.shape
@@ -110,7 +111,7 @@ def test_densities_stay_float32_when_networks_compute_in_bfloat16(parts):
     assert {leaf.dtype for leaf in leaves} == {tf.float32} and finite(leaves)
     assert {weight.dtype for weight in vae.trainable_weights} == {"float32"}
     assert all(layer.compute_dtype == "bfloat16" for layer in (vae.encoder, vae.decoder))
-    assert np.isfinite(vae.train_step(x)["loss"])
+    assert np.isfinite(vae.train_step(batch_for(vae, x))["loss"])
     config = vae.get_config()
     assert VAE.from_config(config).get_config() == config
 
@@ -126,7 +127,7 @@ def test_member_survives_as_text(kind, text):
 def test_every_member_survives_a_file(parts, tmp_path):
     x, vae = binary(6, SHAPE), build(SHAPE, clip_norm=3.0, seed=5, **parts)
     for _ in range(2):
-        vae.train_step(x)
+        vae.train_step(batch_for(vae, x))
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert loaded.get_config() == vae.get_config() and loaded.clip_norm == 3.0 and loaded.seed == 5
@@ -134,7 +135,7 @@ def test_every_member_survives_a_file(parts, tmp_path):
     assert equal(arrays(tf.nest.flatten(loaded(x))), arrays(tf.nest.flatten(vae(x))))
     assert equal(arrays(loaded.optimizer.variables), arrays(vae.optimizer.variables))
     for model in (loaded, vae):  # and it goes on training as the original does
-        model.train_step(x)
+        model.train_step(batch_for(model, x))
     assert equal(arrays(loaded.weights), arrays(vae.weights))
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import FlatEncoder, SameDecoder, arrays, binary, build, difference, finite
+from helpers import FlatEncoder, SameDecoder, arrays, batch_for, binary, build, difference, finite
 from test_rooms import MEMBERS, SET_UP, SHAPE, models, name_of
 
 from keras_vae import components
@@ -175,9 +175,9 @@ def test_what_a_tpu_runs_is_no_defect_unless_its_shape_is_open(place):
 @pytest.mark.parametrize("parts", models(MEMBERS) + models(SET_UP), ids=name_of)
 def test_step_of_every_member_compiles_as_a_whole_and_agrees_with_the_plain_step(parts):
     x, plain, compiled = binary(6, SHAPE), build(SHAPE, clip_norm=1.0, **parts), build(SHAPE, clip_norm=1.0, **parts)
-    step = tf.function(compiled.train_step, jit_compile=True, autograph=False)
+    step = tf.function(lambda x: compiled.train_step(batch_for(compiled, x)), jit_compile=True, autograph=False)
     for batch in (x[:3], x[3:]):
-        expected = plain.train_step(batch)
+        expected = plain.train_step(batch_for(plain, tf.constant(batch)))
         found = step(tf.constant(batch))
     assert not found["skipped"]
     assert all(np.isclose(found[name], expected[name], rtol=1e-5, atol=1e-4) for name in expected)
@@ -188,13 +188,14 @@ def test_step_of_every_member_compiles_as_a_whole_and_agrees_with_the_plain_step
 @pytest.mark.parametrize("parts", models(MEMBERS) + models(SET_UP), ids=name_of)
 def test_evaluation_of_every_member_compiles_as_a_whole(parts):
     x, vae = tf.constant(binary(3, SHAPE)), build(SHAPE, **parts)
-    found, wrong = compile_whole(lambda x: (vae.test_step(x), vae.log_likelihood(x, samples=2)), x)
+    found, wrong = compile_whole(lambda x: (vae.test_step(batch_for(vae, x)), vae.log_likelihood(x, samples=2)), x)
     assert wrong == set() and finite(tf.nest.flatten(found))
 
 
 @pytest.mark.parametrize("parts", models(MEMBERS), ids=name_of)
 def test_step_in_bfloat16_compiles_as_a_whole(parts):
-    found, wrong = compile_whole(build(SHAPE, dtype="mixed_bfloat16", **parts).train_step, tf.constant(binary(3, SHAPE)))
+    vae = build(SHAPE, dtype="mixed_bfloat16", **parts)
+    found, wrong = compile_whole(lambda x: vae.train_step(batch_for(vae, x)), tf.constant(binary(3, SHAPE)))
     assert wrong == set() and np.isfinite(found["loss"]) and not found["skipped"]
 
 
