@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 
-from keras_vae import serving, storage
+from keras_vae import density, serving, storage
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
@@ -18,7 +18,7 @@ from keras_vae.vae import VAE
 
 MAX = serving.MAX_BATCH
 NAMES = ["encode", "decode", "reconstruct", "sample", "score", "reconstruct_noise", "score_noise"]
-NAMES += ["encode_raw", "decode_raw", "reconstruct_raw", "sample_raw", "score_raw"]
+NAMES += ["sample_ex_post", "sample_ex_post_raw", "encode_raw", "decode_raw", "reconstruct_raw", "sample_raw", "score_raw"]
 
 
 def exported(vae, modality, raw, folder):
@@ -28,9 +28,10 @@ def exported(vae, modality, raw, folder):
     vae.fit(x, batch_size=8, epochs=1, verbose=0)
     for head in (vae.posterior.head, vae.likelihood.project):  # heads start small: make the latent matter
         head.kernel.assign(30.0 * head.kernel)
-    difference = serving.export(vae, modality, folder, raw[:8])
+    endpoints = serving.Endpoints(vae, modality, density.fit(vae.encode(x).numpy(), components=3))
+    difference = serving.export(vae, modality, folder, raw[:8], endpoints.density)
     model = tf.saved_model.load(str(folder))
-    return SimpleNamespace(vae=vae, modality=modality, raw=raw, folder=folder, model=model, difference=difference)
+    return SimpleNamespace(vae=vae, modality=modality, raw=raw, folder=folder, model=model, difference=difference, endpoints=endpoints)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def inputs_of(served, name, batch, seed=7):
     noise = np.random.default_rng(batch).standard_normal((batch, *served.vae.posterior.event_shape)).astype("float32")
     values = {"x": served.modality.encode(raw).numpy(), "raw": raw, "z": noise, "noise": noise, "seed": np.int64(seed)}
     values |= {"n": np.int64(batch), "temperature": np.float32(0.8)}
-    specs = serving.Endpoints(served.vae, served.modality).signatures()[name][1]
+    specs = served.endpoints.signatures()[name][1]
     return {spec.name: values[spec.name] for spec in specs}
 
 
@@ -72,7 +73,7 @@ def call(served, name, **inputs):
 
 
 def live(served, name, inputs):
-    function = serving.Endpoints(served.vae, served.modality).signatures()[name][0]
+    function = served.endpoints.signatures()[name][0]
     ((key, answer),) = function(*(tf.constant(value) for value in inputs.values())).items()
     return key, answer.numpy()
 
@@ -110,7 +111,7 @@ def test_a_signature_answers_as_the_live_model(name, served):
 @pytest.fixture(scope="module")
 def answers(digits):
     """What a fresh process answers to the probe calls, and then to every signature with no rows and with the largest batch."""
-    probes = serving.probe_calls(digits.vae, digits.modality, digits.raw[:8])
+    probes = serving.probe_calls(digits.endpoints, digits.raw[:8])
     more = [(name, inputs_of(digits, name, batch)) for batch in (0, MAX) for name in NAMES]
     return len(probes), more, serving.ask(digits.folder, [*probes, *more])
 
@@ -307,13 +308,13 @@ def test_raw_forms_compose(served):
 def copied(digits, monkeypatch):
     """Exporting writes what was exported before: as if the live model had changed between the writing and the comparison."""
     ignore = shutil.ignore_patterns(storage.MANIFEST)
-    monkeypatch.setattr(serving, "write", lambda vae, modality, to: shutil.copytree(digits.folder, to, ignore=ignore, dirs_exist_ok=True))
+    monkeypatch.setattr(serving, "write", lambda endpoints, to: shutil.copytree(digits.folder, to, ignore=ignore, dirs_exist_ok=True))
     return digits
 
 
 def refused_export(served, folder) -> str:
     with pytest.raises(Refusal) as refused:
-        serving.export(served.vae, served.modality, folder, served.raw[:8])
+        serving.export(served.vae, served.modality, folder, served.raw[:8], served.endpoints.density)
     assert refused.value.kind == "numerics" and len(str(refused.value).splitlines()) <= 6
     assert list(folder.parent.iterdir()) == []
     return str(refused.value)
@@ -330,7 +331,7 @@ def test_a_model_that_changed_since_it_was_written_is_not_published(copied, tmp_
 
 
 def test_a_model_that_does_not_load_is_not_published(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "write", lambda vae, modality, folder: (folder / "saved_model.pb").write_bytes(b"damaged"))
+    monkeypatch.setattr(serving, "write", lambda endpoints, folder: (folder / "saved_model.pb").write_bytes(b"damaged"))
     assert "fresh process" in refused_export(digits, tmp_path / "serving" / "1")
 
 
@@ -338,7 +339,7 @@ def test_a_model_that_does_not_load_is_not_published(digits, tmp_path, monkeypat
 @pytest.mark.parametrize("damage", ["one answer is not finite", "one answer is off", "one answer has another shape"])
 def test_one_wrong_answer_at_one_batch_size_is_enough(damage, name, copied, answers, tmp_path, monkeypatch):
     _, _, found = answers
-    probes = serving.probe_calls(copied.vae, copied.modality, copied.raw[:8])
+    probes = serving.probe_calls(copied.endpoints, copied.raw[:8])
     number = next(number for number, (probe, _) in enumerate(probes) if probe == name)
     (key,) = (key for key in found if key.startswith(f"{number}/"))
     wrong = np.array(found[key])
@@ -356,7 +357,7 @@ def test_one_wrong_answer_at_one_batch_size_is_enough(damage, name, copied, answ
 
 def test_right_answers_are_published(copied, answers, tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "ask", lambda folder, calls: answers[2])
-    assert serving.export(copied.vae, copied.modality, tmp_path / "1", copied.raw[:8]) <= 1e-4
+    assert serving.export(copied.vae, copied.modality, tmp_path / "1", copied.raw[:8], copied.endpoints.density) <= 1e-4
     storage.verify(tmp_path / "1")
 
 
