@@ -211,6 +211,13 @@ def report(runs: tuple[str, ...], /, output: Path | None = None) -> None:
     print(path)
 
 
+def components() -> None:
+    """Print what every component is, its options and its source, as Markdown."""
+    from keras_vae.components import page
+
+    print(page(), end="")
+
+
 def _load(run: str):
     command.load_tensorflow()
     from keras_vae import runs
@@ -284,7 +291,7 @@ def _later(verb):
     return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
 
 
-VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export, report)}
+VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export, report, components)}
 VERBS["launch"] = launch.Launch
 
 

@@ -107,9 +107,51 @@ def edit(text: str, option: str, value) -> str:
 def members(kind: str) -> dict[str, tuple[str, str]]:
     """The members of a room, read from its source: name -> (signature, first line of the docstring)."""
     return {
-        name: (f"{name}({', '.join(f'{option}={default}' for option, (default, _) in options.items())})", line)
-        for name, (options, line) in _room(kind).items()
+        name: (f"{name}({', '.join(f'{option}={default}' for option, (default, _) in options.items())})", text.partition("\n")[0])
+        for name, (options, text) in _room(kind).items()
     }
+
+
+def page() -> str:
+    """Every member of every room, with what its docstring says and what its options may be: docs/components.md."""
+    lines = ["# Components", "", HEADER]
+    for kind, (module, base) in ROOMS.items():
+        file, classes = f"keras_vae/{module.replace('.', '/')}.py", _classes(module)
+        lines += ["", f"## {kind.capitalize()}: `--{path(kind).replace('_', '-')}`", "", f"[`{file}`](../{file})"]
+        for shared in dict.fromkeys([base, *(name for name in _ancestors(base, classes)), *(name for name in classes if name[0] == "_")]):
+            if classes[shared].module == module or shared in _ancestors(base, classes):
+                lines += ["", _markdown(ast.get_docstring(classes[shared]) or "")]
+        for name, (options, text) in _room(kind).items():
+            lines += ["", f"### {name}", "", _markdown(text)]
+            if options:
+                lines += ["", "| option | default | may be |", "| --- | --- | --- |"]
+                lines += [f"| `{option}` | `{default}` | {_shortened(domain)} |" for option, (default, domain) in options.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _ancestors(name: str, classes: dict) -> list[str]:
+    bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in classes[name].bases]
+    return [ancestor for base in bases if base in classes for ancestor in (base, *_ancestors(base, classes))]
+
+
+def _shortened(domain) -> str:
+    """A domain in words; of a long list of names the first few."""
+    if typing.get_origin(domain) is typing.Literal and len(names := typing.get_args(domain)) > 8:
+        return f"one of {len(names)} names of Keras: {', '.join(map(repr, names[:4]))}, ..."
+    return domains.describe(domain).replace("|", "\\|")
+
+
+def _markdown(text: str) -> str:
+    """A docstring, one line a paragraph, as Markdown that shows it unchanged."""
+    pieces = re.split(r"(`[^`]*`)", re.sub(r"(?<!\n)\n(?!\n)", " ", text))
+    return "".join(piece if number % 2 else re.sub(r"([*_<\[\]|])", r"\\\1", piece) for number, piece in enumerate(pieces))
+
+
+HEADER = """Written by `python -m keras_vae components` from the source.
+
+B rows of a batch, K samples of each, \\*X the shape of a record, \\*Z that of a latent. All terms are in nats, summed over the elements of
+a record. A published variant is a composition: beta-VAE is `ELBO(beta=4.0)`, a Wasserstein autoencoder `MMD(beta=0.0)`, a regularised
+autoencoder (RAE) the posterior `Point()` with `ELBO(beta=...)` and samples of the ex-post density."""
 
 
 def check(kind: str, name: str, options: dict, where: str) -> None:
@@ -213,11 +255,11 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 @functools.cache
 def _room(kind: str) -> dict[str, tuple[dict, str]]:
-    """The members of a room: name -> ({option: (default, domain)}, first line of the docstring)."""
+    """The members of a room: name -> ({option: (default, domain)}, docstring)."""
     module, base = ROOMS[kind]
     classes = _classes(module)
     return {
-        name: (_options(node, classes), _first_line(node))
+        name: (_options(node, classes), ast.get_docstring(node) or "")
         for name, node in classes.items()
         if not name.startswith("_") and name != base and node.module == module
     }
@@ -247,7 +289,3 @@ def _domain(annotation):
     if isinstance(annotation, ast.Subscript):
         return typing.Literal[ast.literal_eval(annotation.slice)]
     return getattr(domains, annotation.id, None) or {"str": str, "bool": bool}[annotation.id]
-
-
-def _first_line(node: ast.ClassDef) -> str:
-    return (ast.get_docstring(node) or "").split("\n")[0]

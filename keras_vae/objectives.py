@@ -82,7 +82,7 @@ class ELBO(_Annealed):
     `beta` is the KL weight for sums over the event, in nats: 1 is the exact bound, whatever the data's shape. It rises from 0 over
     the first `warmup` steps (`shape`: linear, cosine or sigmoid; `cycles` > 1 repeats the rise). `free_bits`: nats that each unit, or each
     latent as a whole (`free`), may have on the mean over the batch at the price of none (Improved Variational Inference with Inverse
-    Autoregressive Flow; Kingma et al. 2016).
+    Autoregressive Flow; Kingma et al. 2016). Use it unless there is a reason for another.
     """
 
     free_bits: Weight = 0.0
@@ -105,7 +105,7 @@ class ELBO(_Annealed):
 class Capacity(_Annealed):
     """loss = distortion + beta |mean rate - capacity(step)|, the capacity rising from 0 over `rising` steps, nats.
 
-    Understanding Disentangling in beta-VAE (Burgess et al. 2018).
+    Understanding Disentangling in beta-VAE (Burgess et al. 2018). Use it to say how many nats the latent is to carry.
     """
 
     beta: Weight = 100.0
@@ -126,7 +126,7 @@ class MinimumRate(ELBO):
     """loss = distortion + beta (rate + price max(0, least - mean rate)): a rate of at least `least` nats, as an exact penalty.
 
     The constraint is that of Effective Estimation of Deep Generative Language Models (Pelsmaekers and Aziz 2020). A price above 1 outweighs
-    what the rate costs.
+    what the rate costs. Use it against posterior collapse under a strong decoder.
     """
 
     least: Weight = 5.0
@@ -142,7 +142,8 @@ class TotalCorrelation(_Annealed):
     """loss = distortion + beta [mutual I(x; z) + correlation KL(q(z) || prod q(z_j)) + marginal sum_j KL(q(z_j) || p(z_j))].
 
     Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al. 2018), beta-TC-VAE. With all weights 1 the brackets hold
-    the rate. q(z) is estimated by the mixture of the batch's own posteriors, which is off by a constant.
+    the rate. q(z) is estimated by the mixture of the batch's own posteriors, which is off by a constant. Use it for units that vary
+    apart from one another, with batches of a few hundred: all pairs of rows are compared.
     """
 
     correlation: Weight = 6.0
@@ -169,7 +170,7 @@ class DIP(ELBO):
     """loss = distortion + beta rate + apart sum_(i != j) C_ij^2 + unit sum_i (C_ii - 1)^2, C a covariance over the data.
 
     It is that of the posterior means ("means", DIP-VAE-I) or of z ("samples", DIP-VAE-II) (Variational Inference of Disentangled Latent
-    Concepts from Unlabeled Observations; Kumar et al. 2017).
+    Concepts from Unlabeled Observations; Kumar et al. 2017). Use it for uncorrelated units at the price of a covariance.
     """
 
     apart: Weight = 10.0
@@ -198,7 +199,8 @@ class MMD(ELBO):
     InfoVAE (Zhao et al. 2017).
 
     MMD^2 = E k(z, z') + E k(p, p') - 2 E k(z, p), estimated without bias on the batch and as many samples of the prior. `kernel`, summed
-    over `scales` s: "gaussian" exp(-d^2 / (2 s D)) or "inverse" multiquadratic 2 s D / (2 s D + d^2), D the size of z.
+    over `scales` s: "gaussian" exp(-d^2 / (2 s D)) or "inverse" multiquadratic 2 s D / (2 s D + d^2), D the size of z. Use it where
+    samples and reconstructions matter more than the bound.
     """
 
     beta: Weight = 0.0
@@ -238,7 +240,7 @@ class IWAE(Objective):
     The mean of `bounds` such bounds, each with its own K samples, is MIWAE (Tighter Variational Bounds are Not Necessarily Better;
     Rainforth et al. 2018). `gradient` of the encoder: "plain"; "landing", without the score of q (Sticking the Landing; Roeder et al. 2017;
     biased for K > 1); "dreg", unbiased and quieter (Doubly Reparameterized Gradient Estimators; Tucker et al. 2018). `elbo`, `distortion`
-    and `rate` are means over the samples.
+    and `rate` are means over the samples. Use it for the best log-likelihood, where K passes of the decoder a step can be paid.
     """
 
     samples: Count = 5
@@ -286,7 +288,10 @@ def _only_independent(posterior) -> str:
 @dataclass(frozen=True)
 class Lagging(ELBO):
     """The ELBO, with an encoder that keeps up: over the first `aggressive` steps the decoder, likelihood and prior are updated at every
-    `inner`-th step only (Lagging Inference Networks and Posterior Collapse; He et al. 2019)."""
+    `inner`-th step only (Lagging Inference Networks and Posterior Collapse; He et al. 2019).
+
+    Use it where the rate falls to nothing early in the run. The optimizer counts every step.
+    """
 
     inner: Count = 10
     aggressive: Steps = 2000
@@ -302,7 +307,8 @@ class Distillation(ELBO):
     """loss = ELBO's + output E[-log p(x'|z)] + latent KL(q'(z|x) || q(z|x)) + cross E[-log p(x|z')], a prime: the teacher's.
 
     Distilling the Knowledge in a Neural Network (Hinton et al. 2015), for a VAE: the student's decoder is shown the teacher's mean x', its
-    encoder the teacher's posterior, and both one another's way of using z. `latent` and `cross` need codes of the teacher's shape.
+    encoder the teacher's posterior, and both one another's way of using z. `latent` and `cross` need codes of the teacher's shape. Use it
+    for a smaller or faster model than a run that is good.
     """
 
     output: Weight = 1.0
@@ -341,7 +347,8 @@ class Distillation(ELBO):
 class Structural(ELBO):
     """loss = ELBO's + similarity D (1 - MS-SSIM(x, mean of p(x|z))), D the number of elements; for images of values in [0, 1].
 
-    Multi-scale Structural Similarity for Image Quality Assessment (Wang et al. 2003). `width`: of its window, pixels.
+    Multi-scale Structural Similarity for Image Quality Assessment (Wang et al. 2003). `width`: of its window, pixels. Use it
+    where reconstructions are to look right.
     """
 
     similarity: Weight = 0.1

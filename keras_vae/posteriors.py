@@ -48,7 +48,10 @@ class Posterior(keras.layers.Layer):
 
 
 class Normal(Posterior):
-    """q(z|x) = N(m(x), diag s(x)^2), with |log s^2| below `limit` (Auto-Encoding Variational Bayes; Kingma and Welling 2013)."""
+    """q(z|x) = N(m(x), diag s(x)^2), with |log s^2| below `limit` (Auto-Encoding Variational Bayes; Kingma and Welling 2013).
+
+    Use it unless there is a reason for another: its rate has a closed form against a Normal prior.
+    """
 
     independent = True
 

@@ -34,7 +34,7 @@ class Prior(keras.layers.Layer):
 
 
 class Standard(Prior):
-    """p(z) = N(0, I)."""
+    """p(z) = N(0, I) (Auto-Encoding Variational Bayes; Kingma and Welling 2013). Use it unless samples or the bound ask for more."""
 
     def call(self, z):
         return distributions.Normal(tf.zeros_like(z), tf.zeros_like(z))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 
 import keras
@@ -262,3 +263,29 @@ def test_a_module_that_fails_to_import_is_a_refusal(tmp_path, monkeypatch):
     with pytest.raises(Refusal) as refused:
         components.find("prior", "broken_module:Prior")
     assert "broken on purpose" in str(refused.value)
+
+
+# ---- docs/components.md
+
+
+def test_the_page_of_components_is_what_the_source_says(train_py):
+    found = (train_py.parent / "docs" / "components.md").read_text()
+    assert found == components.page(), "python -m keras_vae components > docs/components.md"
+
+
+@pytest.mark.parametrize("kind", components.ROOMS)
+def test_the_page_shows_every_member_with_its_options(kind):
+    _, _, room = components.page().partition(f"\n## {kind.capitalize()}: ")
+    room = room.partition("\n## ")[0]
+    for name, (signature, line) in components.members(kind).items():
+        _, _, member = room.partition(f"\n### {name}\n")
+        member = member.partition("\n### ")[0]
+        assert line.split("`")[0].split("|")[0].split("[")[0].split("*")[0].split("_")[0].split("<")[0] in member
+        assert all(f"| `{option}` | `" in member for option in components.parse(signature)[1])
+
+
+@pytest.mark.parametrize("kind", ["posterior", "prior", "likelihood", "objective"])
+def test_every_member_of_the_model_says_its_source_and_when_to_use_it(kind):
+    for name in components.members(kind):
+        text = inspect.getdoc(components.find(kind, name))
+        assert re.search(r"\bUse it\s", text) and re.search(r"\b(19|20)\d\d\b", text), f"{kind} {name}"
