@@ -1,20 +1,18 @@
-"""What every network is built from: options shared by all of them, and the units they stack.
+"""What networks are built from: the units they stack.
 
 A unit is affine -> normalization -> activation -> dropout. A residual unit is x + affine(dropout(activation(affine(normalization(x)))))
 (Identity Mappings in Deep Residual Networks; He et al. 2016), its last affine starting at zero so that a deep stack starts as
-the identity; normalization and activation close a residual stack.
+the identity; normalization and activation close a residual stack. A dense unit puts what a unit makes beside what entered it (Densely
+Connected Convolutional Networks; Huang et al. 2017).
 """
 
 import math
 from collections import namedtuple
-from typing import Literal
 
 import keras
 import tensorflow as tf
 
-from keras_vae import linear, noise
-from keras_vae.domains import Activation, Count, Initializer, ProperFraction, Weight
-from keras_vae.errors import Refusal
+from keras_vae import noise
 
 
 def normalization(kind: str, width: int, dtype) -> keras.layers.Layer:
@@ -75,41 +73,45 @@ class Dropout(keras.layers.Layer):
 
 
 class Unit(keras.layers.Layer):
-    """affine -> normalization -> activation -> dropout."""
+    """affine -> normalization -> activation -> gate, if there is one -> dropout."""
 
-    def __init__(self, affine, width, kind, activation, dropout, **kwargs):
+    def __init__(self, affine, width, kind, activation, dropout, gate=None, **kwargs):
         super().__init__(**kwargs)
         self.affine = affine
         self.normalization = normalization(kind, width, self.dtype_policy)
         self.activation = keras.activations.get(activation)
+        self.gate = gate
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):
         self.affine.build(x_shape)
         self.normalization.build(self.affine.compute_output_shape(x_shape))
+        if self.gate:
+            self.gate.build(self.affine.compute_output_shape(x_shape))
         self.built = True
 
     def compute_output_shape(self, x_shape):
         return self.affine.compute_output_shape(x_shape)
 
     def call(self, x, training=False, seed=None):
-        x = self.normalization(self.affine(x), training=training)
-        return self.dropout(self.activation(x), training=training, seed=seed)
+        x = self.activation(self.normalization(self.affine(x), training=training))
+        return self.dropout(self.gate(x) if self.gate else x, training=training, seed=seed)
 
 
 class Residual(keras.layers.Layer):
-    """x + last(dropout(activation(first(normalization(x)))))."""
+    """x + gate(last(dropout(activation(first(normalization(x)))))), the gate where there is one."""
 
-    def __init__(self, first, last, width, kind, activation, dropout, **kwargs):
+    def __init__(self, first, last, width, kind, activation, dropout, gate=None, **kwargs):
         super().__init__(**kwargs)
         self.normalization = normalization(kind, width, self.dtype_policy)
         self.first = first
         self.activation = keras.activations.get(activation)
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         self.last = last
+        self.gate = gate
 
     def build(self, x_shape):
-        for layer in (self.normalization, self.first, self.last):
+        for layer in filter(None, (self.normalization, self.first, self.last, self.gate)):
             layer.build(x_shape)
         self.built = True
 
@@ -118,7 +120,72 @@ class Residual(keras.layers.Layer):
 
     def call(self, x, training=False, seed=None):
         inner = self.activation(self.first(self.normalization(x, training=training)))
-        return x + self.last(self.dropout(inner, training=training, seed=seed))
+        inner = self.last(self.dropout(inner, training=training, seed=seed))
+        return x + (self.gate(inner) if self.gate else inner)
+
+
+class Append(keras.layers.Layer):
+    """[x, unit(x)]: channels of x, then those the unit makes of it."""
+
+    def __init__(self, unit, **kwargs):
+        super().__init__(**kwargs)
+        self.unit = unit
+
+    def build(self, x_shape):
+        self.unit.build(x_shape)
+        self.built = True
+
+    def compute_output_shape(self, x_shape):
+        return (*x_shape[:-1], x_shape[-1] + self.unit.compute_output_shape(x_shape)[-1])
+
+    def call(self, x, training=False, seed=None):
+        return tf.concat([x, self.unit(x, training=training, seed=seed)], axis=-1)
+
+
+class Excite(keras.layers.Layer):
+    """x * 2 sigmoid(last(relu(first(mean of x over the grid)))), a factor for each channel, 1 where `last` starts at zero
+    (Squeeze-and-Excitation Networks; Hu et al. 2018; the 2 is ours)."""
+
+    def __init__(self, first, last, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = first, last
+
+    def build(self, x_shape):
+        self.first.build((None, x_shape[-1]))
+        self.last.build((None, self.first.units))
+        self.built = True
+
+    def call(self, x):
+        mean = tf.reduce_mean(x, axis=list(range(1, len(x.shape) - 1)))
+        factor = 2.0 * tf.sigmoid(self.last(tf.nn.relu(self.first(mean))))
+        return x * tf.reshape(factor, (-1, *[1] * (len(x.shape) - 2), x.shape[-1]))
+
+
+class Attention(keras.layers.Layer):
+    """x + last(softmax(q k' / sqrt(s)) v) over the positions of a grid, for each of `heads` parts q, k, v [positions, s] of
+    project(normalization(x)) (Attention Is All You Need; Vaswani et al. 2017). The identity where `last` starts at zero."""
+
+    def __init__(self, project, last, heads, width, kind, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = normalization(kind, width, self.dtype_policy)
+        self.project, self.last, self.heads = project, last, heads
+
+    def build(self, x_shape):
+        for layer in (self.normalization, self.project):
+            layer.build(x_shape)
+        self.last.build((*x_shape[:-1], self.project.units // 3))
+        self.built = True
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def call(self, x, training=False, seed=None):
+        positions, size = math.prod(x.shape[1:-1]), self.project.units // (3 * self.heads)
+        parts = tf.reshape(self.project(self.normalization(x, training=training)), (-1, positions, 3, self.heads, size))
+        q, k, v = tf.unstack(tf.transpose(parts, (2, 0, 3, 1, 4)))  # [B, heads, positions, size]
+        scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32) / math.sqrt(size)
+        mixed = tf.transpose(tf.matmul(tf.cast(tf.nn.softmax(scores), v.dtype), v), (0, 2, 1, 3))
+        return x + self.last(tf.reshape(mixed, (-1, *x.shape[1:-1], self.heads * size)))
 
 
 class Close(keras.layers.Layer):
@@ -141,7 +208,7 @@ class Close(keras.layers.Layer):
 
 
 class Reshape(keras.layers.Layer):
-    """[B, F] -> [B, H, W, C]."""
+    """[B, ...] -> [B, *shape]."""
 
     def __init__(self, shape, **kwargs):
         super().__init__(**kwargs)
@@ -155,7 +222,7 @@ class Reshape(keras.layers.Layer):
 
 
 class Crop(keras.layers.Layer):
-    """The first rows and columns of a grid: an odd side was rounded up on the way down."""
+    """The first positions along each side of a grid: an odd side was rounded up on the way down."""
 
     def __init__(self, size, **kwargs):
         super().__init__(**kwargs)
@@ -165,96 +232,4 @@ class Crop(keras.layers.Layer):
         return (None, *self.size, x_shape[-1])
 
     def call(self, x, training=False, seed=None):
-        return x[:, : self.size[0], : self.size[1]]
-
-
-class Network(keras.layers.Layer):
-    """A stack of units, with the options every network has. A subclass lists its layers in `build`.
-
-    `widths`: units or channels, from the data towards the latent in an encoder, from the latent towards the data in a decoder.
-    `initializer`: any name of `keras.initializers`. `l1`, `l2`: penalties on kernels, nats. `dropout`: rate after each activation.
-    `linear`: a linear path beside the stack, which starts at PCA where encoder and decoder both have one.
-    """
-
-    location_shape: tuple = ()  # of the latent or the datum, set before `build`
-
-    def __init__(
-        self,
-        widths: Count | tuple[Count, ...] = (512, 512),
-        connections: Literal["plain", "residual"] = "plain",
-        normalization: Literal["none", "layer", "group", "batch"] = "none",
-        activation: Activation = "gelu",
-        initializer: Initializer = "he_normal",
-        l1: Weight = 0.0,
-        l2: Weight = 0.0,
-        dropout: ProperFraction = 0.0,
-        linear: bool = False,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        widths = (widths,) if isinstance(widths, int) else tuple(widths)
-        self.widths, self.connections, self.normalization, self.activation = widths, connections, normalization, activation
-        self.initializer, self.l1, self.l2, self.dropout = initializer, l1, l2, dropout
-        self.linear = linear
-
-    def affine(self, kind: type, width: int, zero: bool = False, **options) -> keras.layers.Layer:
-        """A Dense or convolutional layer with this network's initializer and penalties."""
-        options["kernel_initializer"] = "zeros" if zero else self.initializer
-        if self.l1 or self.l2:
-            options["kernel_regularizer"] = keras.regularizers.L1L2(self.l1, self.l2)
-        return kind(width, dtype=self.dtype_policy, **options)
-
-    def unit(self, kind: type, width: int, **options) -> Unit:
-        affine = self.affine(kind, width, **options)
-        return Unit(affine, width, self.normalization, self.activation, self.dropout, dtype=self.dtype_policy)
-
-    def residual(self, kind: type, width: int, **options) -> Residual:
-        first, last = self.affine(kind, width, **options), self.affine(kind, width, zero=True, **options)
-        return Residual(first, last, width, self.normalization, self.activation, self.dropout, dtype=self.dtype_policy)
-
-    def deepen(self, kind: type, width: int, depth: int, **options) -> list:
-        """`depth` more units of the same width, connected as asked."""
-        make = self.residual if self.connections == "residual" else self.unit
-        return [make(kind, width, **options) for _ in range(depth)]
-
-    def check_stages(self, sides) -> None:
-        """`Refusal` (usage) if there are more stages, each halving the grid, than it takes to make it 1 x 1."""
-        most = (max(sides) - 1).bit_length()
-        if len(self.widths) > most:
-            kind, size = type(self).__module__.rpartition(".")[2].removesuffix("s"), " x ".join(map(str, sides))
-            raise Refusal(
-                "usage",
-                f"widths = {self.widths}: too many stages for images of {size}",
-                where=f"model.{kind}",
-                why=f"a stage halves the grid, and after {most} of them it is 1 x 1",
-                fix=f"give {type(self).__name__} at most {most} widths" if most else "use Dense",
-            )
-
-    def close(self, width: int) -> list:
-        """What ends a stack whose last unit may be a bare sum."""
-        return [Close(width, self.normalization, self.activation, dtype=self.dtype_policy)] if self.connections == "residual" else []
-
-    def dense_units(self) -> list:
-        """One unit a width; where the width stays and connections are residual, a residual one."""
-        units, before = [], None
-        for width in self.widths:
-            units += self.deepen(keras.layers.Dense, width, 1) if width == before else [self.unit(keras.layers.Dense, width)]
-            before = width
-        return units + self.close(before)
-
-    def build_units(self, shape) -> None:
-        """Build `self.units` one after the other, from the shape that enters the first, and the linear path beside them."""
-        if self.linear:
-            self.direct = linear.Path(self.location_shape)
-            self.direct.build(shape)
-        for unit in self.units:
-            unit.build(shape)
-            shape = unit.compute_output_shape(shape)
-        self.built = True
-
-    def stack(self, x, training, seed):
-        """`self.units` one after the other, each with its own draw; with a linear path, `Shifted` features."""
-        shift = self.direct(x) if self.linear else None
-        for number, layer in enumerate(self.units):
-            x = layer(x, training=training, seed=None if seed is None else seed.fold(number))
-        return x if shift is None else Shifted(x, shift)
+        return x[(slice(None), *map(slice, self.size))]

@@ -242,9 +242,9 @@ def _foreign(cls: type) -> bool:
 
 
 def _classes(module: str) -> dict[str, ast.ClassDef]:
-    """Every class of a module and of `blocks`, whose classes the networks inherit their options from."""
+    """Every class of a module and of `networks.network`, whose classes the networks inherit their options from."""
     found = {}
-    for source in dict.fromkeys(("blocks", module)):
+    for source in dict.fromkeys(("networks.network", module)):
         tree = ast.parse((PACKAGE / f"{source.replace('.', '/')}.py").read_text())
         for node in tree.body:
             if isinstance(node, ast.ClassDef):

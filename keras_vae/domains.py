@@ -26,6 +26,8 @@ class Range(NamedTuple):
 Count = Annotated[int, Range(1, 2**20)]
 Depth = Annotated[int, Range(1, 1000)]  # layers
 Kernel = Annotated[int, Range(1, 1000)]  # pixels
+Ratio = Annotated[int, Range(0, 2**20)]  # 0: none
+Stages = Annotated[int, Range(0, 1000)]  # of a network on a grid
 Pixels = Annotated[int, Range(0, 2**13)]
 Levels = Annotated[int, Range(2, 2**16)]  # grey levels
 Steps = Annotated[int, Range(0, 2**31 - 1)]
