@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, records, runs, schedules, signals, storage
+from keras_vae import components, data, devices, evaluation, pruning, records, runs, schedules, signals, storage
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -301,7 +301,10 @@ class Trainer:
             figures = evaluator.elbo("validation")
             if not math.isfinite(figures["elbo"]):
                 raise self._refusal("the validation ELBO is not finite", f"step {self.step}")
-            warm = self.vae.objective.warm(self.step)
+            sparse = pruning.end(self.vae)
+            warm = self.vae.objective.warm(self.step) and self.step >= sparse
+            if self.watch.state["best_step"] < sparse <= self.step:
+                self.watch.state["best"] = None  # of weights that are not as sparse as asked
             if self.watch.see(figures["elbo"], self.step, warm):
                 self.best = [as_array(weight) for weight in self.vae.weights]
         self.rate.plateau.assign(self.watch.state["factor"])

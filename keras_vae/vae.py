@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, devices, linear, metrics, stability
+from keras_vae import components, devices, linear, metrics, pruning, stability
 from keras_vae.errors import Refusal
 from keras_vae.inference import Gate, Inference, Latent
 from keras_vae.noise import Seed, normal
@@ -135,7 +135,7 @@ class VAE(keras.Model):
         healthy = stability.healthy(loss, norm)
         phases = self.objective.phases(tf.convert_to_tensor(self.optimizer.iterations))
         held = [~phases[kind] if (kind := self.part_of(weight)) in phases else None for weight in self.trainable_weights] if phases else []
-        with stability.only_if(healthy, self.optimizer, self.trainable_weights, held):
+        with pruning.around(self), stability.only_if(healthy, self.optimizer, self.trainable_weights, held):
             self.optimizer.apply(gradients, self.trainable_weights)
         for part, sums in zip((self.likelihood, self.posterior), statistics, strict=True):
             part.update(*sums)

@@ -15,16 +15,18 @@ from keras_vae.noise import Seed
 from keras_vae.vae import PARTS
 
 # room -> member -> calls that set every option to something else than its default
-NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, dropout=0.3, linear=True"
 ANNEALED = "beta=0.5, warmup=3, shape='cosine', cycles=2"
+NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, spectral=1e-3, dropout=0.3, linear=True"
+NETWORK += ", sparsity=0.6, prune_from=1, prune_steps=3"
+GRID = "widths=(6,), depth=2, features=6, excite=2, attention=1, heads=2"
 OPTIONS = {
     "encoder": {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='layer', {NETWORK})"],
-        "Conv": [f"Conv(widths=(6,), depth=2, kernel=5, features=6, connections='residual', normalization='group', {NETWORK})"],
+        "Conv": [f"Conv({GRID}, kernel=5, connections='dense', normalization='group', {NETWORK})"],
     },
     "decoder": {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='batch', {NETWORK})"],
-        "Conv": [f"Conv(widths=(6,), depth=2, kernel=3, features=6, connections='residual', normalization='layer', {NETWORK})"],
+        "Conv": [f"Conv({GRID}, kernel=3, connections='residual', normalization='layer', {NETWORK})"],
     },
     "posterior": {"Normal": ["Normal(size=5, limit=2.0)"]},
     "prior": {"Standard": ["Standard()"]},
@@ -140,7 +142,7 @@ def test_every_member_survives_a_file(parts, tmp_path):
 
 
 @pytest.mark.parametrize(("encoder", "decoder", "dropout"), [("Dense", "Conv", 0.0), ("Conv", "Dense", 0.3)])
-@pytest.mark.parametrize("connections", ["plain", "residual"])
+@pytest.mark.parametrize("connections", ["plain", "residual", "dense"])
 @pytest.mark.parametrize("normalization", ["none", "layer", "group", "batch"])
 def test_every_combination_of_network_options_trains(encoder, decoder, normalization, connections, dropout):
     options = {"widths": (8, 8), "connections": connections, "normalization": normalization, "dropout": dropout}
