@@ -1,8 +1,8 @@
 """Networks pruned by magnitude while they train (To Prune, or Not to Prune; Zhu and Gupta 2017).
 
-The zeros of a kernel are its mask: a weight once pruned stays zero. So there is no state but the weights and the number of updates, and
-the zeros are exact wherever weights go, the running means of the optimizer included. Pruning follows the number of the update, as the
-learning rate does: one that is skipped changes nothing of it.
+The zeros of a kernel are its mask: a weight once pruned stays zero, as does one that had no gradient since it began at zero. So there is
+no state but the weights and the number of updates, and the zeros are exact wherever weights go, the running means of the optimizer
+included. Pruning follows the number of the update, as the learning rate does: one that is skipped changes nothing of it.
 """
 
 import contextlib
