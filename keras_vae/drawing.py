@@ -142,6 +142,18 @@ def bars(values: list[tuple[str, float, str, str]], says: str, x_label: str, y_l
     return frame.svg(says, frame.axes(x_label, y_label, x_ticks=False), drawn)
 
 
+def levels(groups: list[tuple[str, list[tuple[str, float]]]], says: str, x_label: str, y_label: str) -> Markup:
+    """Groups (class, [(what it is, value)]) of values > 0 by their place in the list, on a logarithmic scale; zeros are left out."""
+    points = [
+        (style, place, math.log10(value), what) for style, row in groups for place, (what, value) in enumerate(row, start=1) if value > 0.0
+    ]
+    heights = [height for _, _, height, _ in points]
+    frame = Frame(400, 250, (0.0, 1.0 + max(len(row) for _, row in groups)), _padded(min(heights, default=0.0), max(heights, default=1.0)))
+    return frame.svg(
+        says, frame.axes(x_label, y_label), [dots(frame, style, [(place, height)], what) for style, place, height, what in points]
+    )
+
+
 def short(value: float) -> str:
     """A number on an axis."""
     return f"{value:,.10g}".replace("-", "−") if abs(value) < 1e-12 or 1e-4 <= abs(value) < 1e7 else f"{value:.4g}".replace("-", "−")

@@ -76,6 +76,8 @@ def _report(text: str) -> tuple[dict, dict, list]:
     figures = {
         f"{name}.{key}": _number(value) for name in sections for key, value in report[name].items() if not isinstance(value, list | bool)
     }
+    figures |= {f"sparsity.{key}": _number(value) for key, value in report.get("sparsity", {}).items()}
+    report["gradients"] = [(str(layer), *map(_number, norms)) for layer, *norms in report.get("gradients", ())]
     needed = ("log_likelihood", "log_likelihood_samples", "elbo", "distortion", "rate", "bits_per_dim", "reconstruction_error", "examples")
     for key in (*(f"test.{key}" for key in needed), "train.parameters", "train.steps", "train.examples_per_second", "seconds.total"):
         figures[key]

@@ -140,6 +140,8 @@ def body(runs: list[Result], called: list[str]):
     if len(runs) > 1:
         yield "Options that differ", differences(runs, called)
     yield "Training", training(runs, called)
+    if any(run.report["gradients"] for run in runs):
+        yield "Gradients", row((None, gradients))
     alt = "Rows of test records, each above the row of their reconstructions."
     reconstructions = sheet("reconstructions.png", "reconstructions", alt, f"{alt} A reconstruction is the decoded posterior mean.")
     alt = "Rows that change from one reconstructed test record into another."
@@ -276,6 +278,26 @@ def curve(run: Result, name: str) -> tuple[list[float], list[float]]:
     """The steps and values of a curve, thinned where there are more than one can see; the last is kept."""
     stride = -(-len(run.history["step"]) // POINTS)
     return run.history["step"][::-1][::stride][::-1], run.history[name][::-1][::stride][::-1]
+
+
+def gradients(run: Result) -> Markup:
+    """The size of the gradient in each layer of the finished model, beside that of its weights."""
+    layers = run.report["gradients"]
+    if not layers:
+        return hint("No gradients: the run has none.")
+    groups = [
+        (style, [(f"{layer}: {what} {values[place]:.3g}", values[place]) for layer, *values in layers])
+        for style, what, place in (("k1", "weights", 0), ("k0", "gradient", 1))
+    ]
+    says = f"The norms of the weights and of the gradient in {len(layers)} layers."
+    drawn = drawing.levels(groups, says, "layer, from the data through the latent to the data", "log10 of the norm")
+    key = tag("p", tag("span", dot("k0"), "gradient"), tag("span", dot("k1"), "weights"), class_="key")
+    text = (
+        "Norms in each layer, for one batch of training records. A gradient that falls or rises by orders of magnitude from layer to layer "
+    )
+    text += "vanishes or explodes."
+    still = ", ".join(layer for layer, _, slope, _ in layers if not slope)
+    return tag("figure", drawn, tag("figcaption", key, text, f" No gradient reaches {still}." if still else None))
 
 
 def captioned(content, text: str | None) -> Markup:
@@ -424,10 +446,20 @@ def cost(run: Result) -> Markup:
         ("training speed", f"{figure(run.figures['train.examples_per_second'], 0)} images/s, without the first call"),
         *run.report.get("speed", {}).get("verdict", ()),
         ("parameters", figure(run.figures["train.parameters"], 0)),
+        *sparsity(run.figures),
         *run.report["versions"].items(),
     ]
     spent = tag("table", head, tag("tbody", lines), class_="numbers cost")
     return tag("div", tag("div", spent, hint("Of the last process, if the run was continued.")), pairs(facts), class_="row")
+
+
+def sparsity(figures: dict) -> list[tuple[str, str]]:
+    """What pruning came to, for a run that did."""
+    if "sparsity.zeros" not in figures:
+        return []
+    zeros, of, raw, compressed = (figures[f"sparsity.{key}"] for key in ("zeros", "kernel_weights", "bytes", "compressed_bytes"))
+    text = f"{zeros / of:.1%} of {figure(of, 0)} kernel weights are zero; {figure(raw / 2**20, 2)} MiB of weights compress to "
+    return [("sparsity", f"{text}{figure(compressed / 2**20, 2)} MiB (zlib). Kernels stay dense arrays: it answers no faster.")]
 
 
 def options(run: Result) -> list[Markup]:

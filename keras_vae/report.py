@@ -136,6 +136,10 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
         table.append(
             ("reference: PCA error", f"{reference['pca_reconstruction_error']:.5f}", f"{test['units']} components{behind_pca(report)}")
         )
+    if pruned := report.get("sparsity"):
+        share, sizes = pruned["zeros"] / pruned["kernel_weights"], [pruned[key] / 2**20 for key in ("bytes", "compressed_bytes")]
+        remark = "of kernel weights are zero; weights {:.2f} MiB, compressed {:.2f} MiB; no faster".format(*sizes)
+        table.append(("sparsity", f"{share:.1%}", remark))
     return table
 
 

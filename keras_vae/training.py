@@ -9,7 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_vae import choices, components, data, density, devices, evaluation, folders, loop, page, report, runs, serving, speed, storage
+from keras_vae import (
+    choices,
+    components,
+    data,
+    density,
+    devices,
+    evaluation,
+    folders,
+    gradient_flow,
+    loop,
+    page,
+    pruning,
+    report,
+    runs,
+    serving,
+    speed,
+    storage,
+)
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -97,7 +114,12 @@ def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop
         what = f"optimizer.accumulate = {config.optimizer.accumulate} would change the result"
         why = f"{', '.join(vae.couples)} looks at the batch as a whole"
         raise Refusal("usage", what, "optimizer.accumulate", why, "--optimizer.accumulate 1, or normalization='group'")
-    trainer = loop.Trainer(vae, dataset, config, choices.total_steps(config, len(dataset.train)), group, teacher)
+    total = choices.total_steps(config, len(dataset.train))
+    if pruning.end(vae) > total:
+        what, why = f"a run of {total:,} steps ends before its networks are pruned", f"that takes {pruning.end(vae):,} steps"
+        fix = f"--training.steps {pruning.end(vae) + total}, or smaller prune_from and prune_steps"
+        raise Refusal("usage", what, "model", why, fix)
+    trainer = loop.Trainer(vae, dataset, config, total, group, teacher)
     if config.devices.jit == "auto":
         trainer.choose(*choices.expected_jit(config, bool(vae.couples) and group.replicas > 1))
     return trainer
@@ -164,6 +186,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
             "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit == "on").reconstruction_error("train", 1000),
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
+        **({"sparsity": pruning.figures(vae)} if pruning.networks(vae) else {}),
+        "gradients": gradient_flow.norms(vae, dataset.encoded("train", 0, config.data.batch_size)),
         "speed": {**pace, "verdict": speed.verdict(pace, config)} if pace else {},
         "serving": {"path": str(version), "largest_difference": difference},
         "seconds": {**seconds, "total": time.perf_counter() - started},

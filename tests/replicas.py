@@ -72,6 +72,12 @@ CASES = {
     "coupled": {"model.objective": "replicas:Coupled()"},
     "binarized": {"data.binarize": "dynamic", "model.likelihood": "Bernoulli()"},
     "poisoned": {"optimizer.ema": 0.5, **BATCHED},
+    "pruned": {
+        **SMOOTH,
+        "optimizer.ema": 0.5,
+        "model.encoder": "Dense(widths=(16,), dropout=0.3, sparsity=0.7, prune_from=1, prune_steps=5)",
+        "model.decoder": "Conv(widths=(4, 4), features=8, sparsity=0.5, prune_from=2, prune_steps=6)",
+    },
     "weight-decay": {"optimizer.algorithm": "Muon", "optimizer.weight_decay": 0.1},
 }
 CASES |= {

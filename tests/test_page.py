@@ -216,6 +216,30 @@ def test_a_picture_that_is_not_there_is_said_in_words(damage, run):
     )
 
 
+def test_gradients_are_drawn_layer_by_layer_on_a_logarithmic_scale(run):
+    rows = [["encoder/dense", 10.0, 1.0, 0.1], [f"encoder/{HOSTILE}", 1.0, 1e-4, 1e-4], ["decoder/dense", 1.0, 0.0, 0.0]]
+    marks = [
+        (element.find("title").text, element) for element in tree(run(gradients=rows)).iter("path") if element.find("title") is not None
+    ]
+    sizes, slopes = (
+        {what: float(mark.get("d").split()[1].removesuffix("h0")) for what, mark in marks if word in what}
+        for word in (": weights ", ": gradient ")
+    )
+    assert len(sizes) == 3 and len(slopes) == 2, "zero has no place on a logarithmic scale"
+    assert ["script" in what for what in slopes] == [False, True]
+    first, second = slopes.values()
+    assert second - first == pytest.approx(4 * (first - sizes["encoder/dense: weights 10"]), abs=0.3)
+    assert "No gradient reaches decoder/dense." in text(run(gradients=rows))
+    assert "No gradient" not in text(run("other"))
+
+
+def test_sparsity_is_said_where_there_is_some(run):
+    figures = {"kernel_weights": 1000, "zeros": 900, "bytes": 2**20, "compressed_bytes": 2**18}
+    said = text(run(sparsity=figures))
+    assert "90.0% of 1,000 kernel weights are zero; 1.00 MiB of weights compress to 0.25 MiB" in said and "no faster" in said
+    assert "kernel weights" not in text(run("other"))
+
+
 def test_what_does_not_apply_is_said_in_words(run):
     folder = run(omitted=[["traversals", "the latent is a grid"], ["latent map", "a map needs two units"]])
     write_latent(folder, map=None, traversals=None)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers import arrays, difference, equal, in_fresh_process, put
 
 from keras_vae import config as configuration
-from keras_vae import data, evaluation, runs, signals, storage
+from keras_vae import data, devices, evaluation, runs, signals, storage, training
 from keras_vae.choices import total_steps
 from keras_vae.errors import Refusal
 from keras_vae.loop import Rate, Trainer, Watch, fit
@@ -120,6 +120,29 @@ def test_how_steps_are_cut_into_calls_does_not_matter():
     assert one.step == other.step == int(other.optimizer.iterations) == 8
     assert equal(list(one.arrays().values()), list(other.arrays().values()))
     assert metrics[0] == metrics[1]
+
+
+PRUNED = "Dense(widths=(8,), sparsity=0.75, prune_from=2, prune_steps=3)"
+
+
+def test_the_best_weights_are_as_sparse_as_asked_even_if_denser_ones_were_better():
+    loop = trainer(config(model__encoder=PRUNED, optimizer__ema=0.5, training__patience=1))
+    for steps, elbo, best in ((2, -1.0, 2), (2, -0.5, 4), (1, -3.0, 5), (1, -4.0, 5), (1, -2.0, 7)):
+        run(loop, steps)
+        loop.validate(Told(elbo), LINE)
+        assert loop.watch.state["best_step"] == best and loop.watch.state["best"] is not None
+        assert loop.watch.stop == (loop.step == 6), "patience counts from where the networks are as sparse as asked"
+    loop.give_best(loop.vae)
+    kernel = arrays(loop.vae.encoder.kernels)[0]
+    assert (kernel == 0.0).mean() == 0.75
+
+
+def test_a_run_that_ends_before_its_networks_are_pruned_is_refused():
+    options = config(model__encoder=PRUNED, training__steps=4)
+    with pytest.raises(Refusal, match="4 steps ends before its networks are pruned") as refused:
+        training.prepare(options, dataset(), devices.Group())
+    assert "that takes 5 steps" in str(refused.value)
+    assert training.prepare(config(model__encoder=PRUNED, training__steps=5), dataset(), devices.Group()).total == 5
 
 
 # ---- checkpoints
