@@ -1,5 +1,7 @@
 """How a gradient gets through a model: its size layer by layer, so that one that vanishes or explodes is seen."""
 
+import re
+
 import tensorflow as tf
 
 from keras_vae.noise import Seed
@@ -30,8 +32,13 @@ def norms(vae: VAE, batch, step: int = WARM, seed: int = 0) -> list[tuple[str, f
 
 
 def paths(vae: VAE):
-    """(path below its part of the model, weight) of every trainable weight: "encoder/unit/dense/kernel"."""
+    """(path below its part of the model, weight) of every trainable weight: "encoder/unit_1/dense_1/kernel". Layers of a kind are counted
+    within their part: Keras counts all that the process ever made."""
     for kind in PARTS:
-        part = getattr(vae, kind)
+        part, counted = getattr(vae, kind), {}
         for weight in getattr(part, "trainable_weights", ()):
-            yield f"{kind}/{weight.path.partition(f'/{part.name}/')[2] or weight.path}", weight
+            *layers, name = (weight.path.partition(f"/{part.name}/")[2] or weight.path).split("/")
+            for place, layer in enumerate(layers):
+                same = counted.setdefault(re.sub(r"_\d+$", "", layer), {})
+                layers[place] = re.sub(r"_\d+$", "", layer) + f"_{same.setdefault(layer, len(same) + 1)}"
+            yield "/".join([kind, *layers, name]), weight
