@@ -31,12 +31,12 @@ def _flops(operation) -> int:
     if operation.type in ("MatMul", "BatchMatMulV2"):
         across = operation.get_attr("transpose_a" if operation.type == "MatMul" else "adj_x")
         terms, result = shapes[0][-2 if across else -1], operation.outputs[0].shape
-    elif operation.type == "Conv2D":
-        terms, result = shapes[1][:3].num_elements(), operation.outputs[0].shape
-    elif operation.type == "Conv2DBackpropInput":
-        terms, result = shapes[1][:3].num_elements(), shapes[2]
-    elif operation.type == "Conv2DBackpropFilter":
-        terms, result = operation.outputs[0].shape[:3].num_elements(), shapes[2]
+    elif operation.type in ("Conv2D", "Conv3D"):
+        terms, result = shapes[1][:-1].num_elements(), operation.outputs[0].shape
+    elif operation.type in ("Conv2DBackpropInput", "Conv3DBackpropInputV2"):
+        terms, result = shapes[1][:-1].num_elements(), shapes[2]
+    elif operation.type in ("Conv2DBackpropFilter", "Conv3DBackpropFilterV2"):
+        terms, result = operation.outputs[0].shape[:-1].num_elements(), shapes[2]
     else:
         return 0
     return 2 * (terms or 0) * (result.num_elements() or 0)

@@ -149,6 +149,7 @@ def test_every_member_is_made_without_options_and_described_back(kind, name):
                 "l1",
                 "l2",
                 "dropout",
+                "sparsity",
                 "beta",
                 "factor",
                 "probability",

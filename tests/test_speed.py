@@ -25,12 +25,14 @@ def test_operations_of_dense_layers_are_counted_exactly():
     assert speed.flops(vae, 7) == 3 * forward - 2 * 7 * 25 * 20  # x itself needs no gradient
 
 
-def test_operations_of_convolutions_are_counted_exactly():
+@pytest.mark.parametrize("sides", [1, 2, 3])
+def test_operations_of_convolutions_are_counted_exactly(sides):
     vae = VAE("Conv(widths=(4,), features=10)", "Normal(size=3)", decoder="Conv(widths=(4,), kernel=4, features=10)")
-    vae.build((None, 8, 8, 1))
-    down, up = 2 * 7 * 16 * 9 * 1 * 4, 2 * 7 * 16 * 16 * 4 * 4  # a transposed convolution counts by the grid it starts from
-    dense = sum(2 * 7 * inside * out for inside, out in [(64, 10), (10, 6), (3, 10), (10, 64)])
-    head = 2 * 7 * 64 * 4 * 1
+    vae.build((None, *(8,) * sides, 1))
+    coarse, fine = 4**sides, 8**sides
+    down, up = 2 * 7 * coarse * 3**sides * 1 * 4, 2 * 7 * coarse * 4**sides * 4 * 4  # a transposed one counts by the grid it starts from
+    dense = sum(2 * 7 * inside * out for inside, out in [(4 * coarse, 10), (10, 6), (3, 10), (10, 4 * coarse)])
+    head = 2 * 7 * fine * 4 * 1
     assert speed.flops(vae, 7) == 2 * down + 3 * (up + dense + head)
 
 
