@@ -26,7 +26,7 @@ FLOORS = (
         "noise": ("errors",),
         "distributions": ("distributions.continuous", "distributions.discrete", "distributions.protocol"),
         "distributions.continuous": ("distributions.protocol", "noise", "errors"),
-        "distributions.discrete": ("distributions.protocol", "noise", "errors"),
+        "distributions.discrete": ("distributions.continuous", "distributions.protocol", "noise", "errors"),
         "distributions.protocol": (),
         "inference": ("distributions", "errors"),
         "metrics": (),

@@ -1,8 +1,8 @@
 """What every distribution is: a named tuple of tensors.
 
-Every field is batch-shaped [B, *event] and float32; static facts (the number of trials) live on a cached subclass, because Keras
-accepts a record of tensors but not one that mixes tensors with Python numbers. Densities are in nats, `log_prob` is summed over the
-event: shape [B].
+Every field is float32 and batch-shaped, [B, *event], or [B, *event, K] where an element takes K numbers; static facts (the number of
+levels) live on a cached subclass, because Keras accepts a record of tensors but not one that mixes tensors with Python numbers.
+Densities are in nats, `log_prob` is summed over the event: shape [B].
 """
 
 from collections import namedtuple
