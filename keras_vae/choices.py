@@ -36,6 +36,9 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         else:
             nearly = f"has {modality.x_levels} levels, nearly continuous" if modality.x_levels else "is continuous"
             choices["likelihood"] = "Normal(sigma='optimal')", f"the data {nearly}"
+    elif modality.x_levels and components.leaves_open("likelihood", config.model.likelihood, "levels"):
+        levels = components.edit(config.model.likelihood, "levels", modality.x_levels)
+        choices["likelihood"] = levels, f"the data has {modality.x_levels} grey levels"
     small = elements <= 1024
     widths, side = [], max(modality.shape[:2])
     while side > 4 and len(widths) < 6:

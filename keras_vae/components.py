@@ -104,6 +104,12 @@ def edit(text: str, option: str, value) -> str:
     return write(name, {**options, option: value})
 
 
+def leaves_open(kind: str, text: str, option: str) -> bool:
+    """Whether the member of a room that `text` describes has an option which the text does not set."""
+    name, options = parse(text)
+    return option not in options and name in _room(kind) and option in _room(kind)[name][0]
+
+
 def members(kind: str) -> dict[str, tuple[str, str]]:
     """The members of a room, read from its source: name -> (signature, first line of the docstring)."""
     return {

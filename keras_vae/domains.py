@@ -30,8 +30,10 @@ Ratio = Annotated[int, Range(0, 2**20)]  # 0: none
 Stages = Annotated[int, Range(0, 1000)]  # of a network on a grid
 Pixels = Annotated[int, Range(0, 2**13)]
 Levels = Annotated[int, Range(2, 2**16)]  # grey levels
+Components = Annotated[int, Range(1, 1000)]  # of a mixture
 Steps = Annotated[int, Range(0, 2**31 - 1)]
 Positive = Annotated[float, Range(0, 1e6, least_allowed=False)]
+Degrees = Annotated[float, Range(2, 1e6, least_allowed=False)]  # of freedom; above 2 a variance exists
 Weight = Annotated[float, Range(0, 1e6)]  # of a term of the loss
 Scales = tuple[Positive, ...]
 Fraction = Annotated[float, Range(0, 1)]

@@ -1,7 +1,7 @@
 """Likelihoods: (features) -> p(x|z). Each owns the last projection, so a decoder never knows what kind of data it makes.
 
-Features on the data's own grid are projected position by position, flat features all at once. On top stands a bias for every element,
-which `adapt` sets to the data's mean before step 0: training starts from the per-pixel model instead of from noise.
+Features on the data's own grid are projected position by position, flat features all at once. On top stands a bias for every output,
+which `adapt` sets from the data before step 0: training starts from the per-pixel model instead of from noise.
 """
 
 import math
@@ -12,19 +12,24 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import blocks, distributions
-from keras_vae.domains import Levels, Positive, ProperFraction
+from keras_vae.domains import Components, Degrees, Levels, Positive, ProperFraction
 
 TINY = 1e-12  # keeps the logarithm of a variance finite
+LIMIT = 10.0  # of the logarithm of a spread that a network predicts
+LOGISTIC_DEVIATION = math.pi / math.sqrt(3.0)  # the standard deviation of a logistic of scale 1
 
 
 class Likelihood(keras.layers.Layer):
-    """The contract: `call(features)` gives p(x|z) over x [B, *X], float32; a member writes `marginal` and `distribution`.
+    """The contract: `call(features)` gives p(x|z) over x [B, *X], float32; a member writes `distribution` and `adapt`.
 
-    `event_shape`, the shape *X of one datum, is set before `build`.
+    `event_shape`, the shape *X of one datum, is set before `build`. A member that needs several numbers for an element says so by
+    `outputs`, their shape, and what a shift of the location by one adds to each of them by `direction`.
     """
 
     event_shape: tuple = ()
     continuous = False  # whether `log_prob` is a density (nats per unit of x) or a probability
+    outputs: tuple = ()
+    direction = 1.0
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -35,31 +40,41 @@ class Likelihood(keras.layers.Layer):
         on_grid = len(features_shape) > 2 and tuple(features_shape[1:-1]) == tuple(self.event_shape[:-1])
         if len(features_shape) > 2 and not on_grid:
             raise ValueError(f"features {tuple(features_shape)} do not lie on the grid of the data {self.event_shape}")
-        self.project = blocks.head(self.event_shape[-1] if on_grid else math.prod(self.event_shape), use_bias=False)
+        elements = self.event_shape[-1] if on_grid else math.prod(self.event_shape)
+        self.project = blocks.head(elements * math.prod(self.outputs), use_bias=False)
         self.project.build(features_shape)
-        self.bias = self.add_weight(name="bias", shape=self.event_shape, initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(*self.event_shape, *self.outputs), initializer="zeros")
         self.built = True
 
     def call(self, features):
         features, shift = blocks.Shifted.of(features)
-        output = self.project(features)
-        return self.distribution(tf.reshape(output, (-1, *self.event_shape)) + self.bias + shift)
+        return self.shifted(tf.reshape(self.project(features), (-1, *self.event_shape, *self.outputs)) + self.bias, shift)
+
+    def shifted(self, output, shift):
+        """p(x|z) of outputs [B, *X, *outputs], bias included, its location moved by `shift` [B, *X]."""
+        for _ in self.outputs:
+            shift = tf.expand_dims(shift, -1)
+        return self.distribution(output + shift * self.direction)
 
     def distribution(self, output):
-        """[B, *X] outputs, bias included, -> p(x|z)."""
+        """[B, *X, *outputs] outputs, bias included, -> p(x|z)."""
         raise NotImplementedError
 
     def adapt(self, x) -> None:
         """Set the bias so that features of zero give the per-pixel model of the sample x [N, *X] (a NumPy array)."""
         raise NotImplementedError
 
-    def slope(self) -> np.ndarray:
-        """d mean / d output where the output is the bias, [*X]."""
-        return np.ones(self.event_shape, "float32")
-
-    def scale(self, variance: float) -> None:
-        """Set what spread there is to this variance of an element."""
+    def start(self, mean: np.ndarray, variance: float) -> None:
+        """Begin at this mean [*X], and at this variance of an element around what shifts it; without a spread of its own, nothing."""
         return None
+
+    def slope(self) -> np.ndarray:
+        """d mean / d shift where the output is the bias, [*X]."""
+        with tf.GradientTape() as tape:
+            shift = tf.zeros((1, *self.event_shape))
+            tape.watch(shift)
+            mean = self.shifted(self.bias[None], shift).mean()
+        return tape.gradient(mean, shift)[0].numpy()
 
     def check(self, x) -> str:
         """Why x [N, *X] cannot have come from this likelihood; empty if it can."""
@@ -84,9 +99,9 @@ def _log_odds(mean: np.ndarray) -> np.ndarray:
     return np.log(p / (1.0 - p)).astype("float32")
 
 
-def _logistic_slope(likelihood) -> np.ndarray:
-    p = 1.0 / (1.0 + np.exp(-np.array(likelihood.bias)))
-    return p * (1.0 - p)
+def _unlimited(value, limit: float):
+    """What `blocks.soft_limit` makes of it is the value, or, beyond the limit, nearly the limit."""
+    return limit * np.arctanh(np.clip(value / limit, -0.99, 0.99))
 
 
 class Bernoulli(Likelihood):
@@ -98,19 +113,26 @@ class Bernoulli(Likelihood):
     def adapt(self, x):
         self.bias.assign(_log_odds(x.mean(axis=0)))
 
-    def slope(self):
-        return _logistic_slope(self)
-
     def check(self, x):
         return "" if np.isin(x, (0.0, 1.0)).all() else f"Bernoulli scores 0 and 1 only; the data has values in [{x.min():g}, {x.max():g}]"
 
 
-class Binomial(Likelihood):
-    """p(x|z) = Binomial(levels - 1, sigmoid(output)) / (levels - 1), for `levels` equally spaced grey levels in [0, 1]."""
+class _Graded(Likelihood):
+    """Over `levels` equally spaced grey levels in [0, 1]; not given, they are those of the data."""
 
     def __init__(self, levels: Levels = 256, **kwargs):
         super().__init__(**kwargs)
         self.levels = levels
+
+    def check(self, x):
+        steps = x * (self.levels - 1)
+        whole = np.abs(steps - np.round(steps)).max() < 1e-3 and x.min() >= 0.0 and x.max() <= 1.0
+        name = f"{type(self).__name__}(levels={self.levels})"
+        return "" if whole else f"{name} scores multiples of 1/{self.levels - 1} in [0, 1] only"
+
+
+class Binomial(_Graded):
+    """p(x|z) = Binomial(levels - 1, sigmoid(output)) / (levels - 1), for `levels` equally spaced grey levels in [0, 1]."""
 
     def distribution(self, output):
         return distributions.Binomial.of(self.levels - 1)(output)
@@ -118,60 +140,316 @@ class Binomial(Likelihood):
     def adapt(self, x):
         self.bias.assign(_log_odds(x.mean(axis=0)))
 
-    def slope(self):
-        return _logistic_slope(self)
+
+class BetaBinomial(_Graded):
+    """p(x|z) = Binomial(levels - 1, p) / (levels - 1), p ~ Beta(c m, c (1 - m)): a binomial with a spread of its own.
+
+    Two outputs an element, the log odds of m and log c.
+    """
+
+    outputs = (2,)
+    direction = (1.0, 0.0)
+
+    def distribution(self, output):
+        logits, log_concentration = tf.unstack(output, axis=-1)
+        return distributions.BetaBinomial.of(self.levels - 1)(logits, blocks.soft_limit(log_concentration, LIMIT))
+
+    def adapt(self, x):
+        self._match(x.mean(axis=0), x.var(axis=0))
+
+    def start(self, mean, variance):
+        self._match(mean, variance)
+
+    def _match(self, mean, variance):
+        """Var x = m (1 - m) (1 + (n - 1) r) / n, with r = 1 / (1 + c) and n = levels - 1."""
+        logits, n = _log_odds(mean), self.levels - 1
+        m = 1.0 / (1.0 + np.exp(-logits.astype("float64")))
+        r = np.clip((n * variance / (m * (1.0 - m)) - 1.0) / max(n - 1, 1), 1e-4, 1.0 - 1e-4)
+        self.bias.assign(np.stack([logits, _unlimited(np.log(1.0 / r - 1.0), LIMIT)], axis=-1))
+
+
+class Categorical(_Graded):
+    """p(x|z) = softmax(outputs), one for each of `levels` equally spaced grey levels in [0, 1].
+
+    A shift tilts it: it multiplies the probability of each x by e^(shift x).
+    """
+
+    @property
+    def outputs(self):
+        return (self.levels,)
+
+    @property
+    def direction(self):
+        return np.linspace(0.0, 1.0, self.levels, dtype="float32")
+
+    def distribution(self, output):
+        return distributions.Categorical(output)
+
+    def adapt(self, x):
+        """The histogram of each pixel, as if one more record had been seen, spread over all levels."""
+        size = math.prod(self.event_shape)
+        level = np.round(x.reshape(len(x), size) * (self.levels - 1)).astype("int64")
+        counts = np.bincount((level + self.levels * np.arange(size)).ravel(), minlength=size * self.levels)
+        self.bias.assign(np.log((counts.reshape(self.bias.shape) + 1.0 / self.levels) / (len(x) + 1.0)))
+
+
+class Logistics(_Graded):
+    """p(x|z): a mixture of logistic distributions, rounded to `levels` equally spaced grey levels in [0, 1]; the ends take the tails.
+
+    PixelCNN++ (Improving the PixelCNN with Discretized Logistic Mixture Likelihood; Salimans et al. 2017). Each element has a mixture
+    of its own; channels = "conditional" makes it one of whole pixels, grey or of three channels, each located by those before it.
+    """
+
+    def __init__(
+        self,
+        levels: Levels = 256,
+        components: Components = 5,
+        channels: Literal["independent", "conditional"] = "independent",
+        **kwargs,
+    ):
+        super().__init__(levels, **kwargs)
+        self.components, self.channels = components, channels
+
+    @property
+    def in_colour(self) -> bool:
+        return self.channels == "conditional" and self.event_shape[-1] == 3
+
+    @property
+    def outputs(self):
+        """Weight, location and scale of each component, and in colour a coefficient."""
+        return (3 + self.in_colour, self.components)
+
+    @property
+    def direction(self):
+        return np.array([[0.0], [1.0], [0.0], [0.0]][: self.outputs[0]], "float32")
+
+    def build(self, features_shape):
+        if self.channels == "conditional" and self.event_shape[-1] not in (1, 3):
+            why = f"Logistics(channels='conditional') is for pixels of 1 or 3 channels, not for data of shape {self.event_shape}"
+            raise ValueError(f"{why}: use channels='independent'")
+        super().build(features_shape)
+
+    def distribution(self, output):
+        logits, loc, scale, *coefficients = tf.unstack(output, axis=-2)
+        floor = 0.1 / (self.levels - 1)  # a tenth of a level
+        log_scale = tf.math.log(floor + tf.exp(blocks.soft_limit(scale, LIMIT)))
+        if not self.in_colour:
+            return distributions.Logistics.of(self.levels - 1)(logits, loc, log_scale)
+        pixel = tf.reduce_sum(logits, axis=-2)  # one weight a pixel: what its three channels say of it together
+        return distributions.ColourLogistics.of(self.levels - 1)(pixel, loc, log_scale, tf.tanh(coefficients[0]))
+
+    def adapt(self, x):
+        """Of each element (in colour: of each pixel by its brightness) the records in order, in as many groups as there are components."""
+        by = np.broadcast_to(x.mean(axis=-1, keepdims=True), x.shape) if self.in_colour else x
+        groups = np.array_split(np.take_along_axis(x, np.argsort(by, axis=0, kind="stable"), axis=0), self.components)
+        groups = [group if len(group) else x for group in groups]
+        self._match(np.stack([group.mean(axis=0) for group in groups], -1), np.stack([group.var(axis=0) for group in groups], -1))
+
+    def start(self, mean, variance):
+        """Half of the variance between the components, so that they differ, and half within."""
+        apart = np.linspace(-1.0, 1.0, self.components) if self.components > 1 else np.zeros(1)
+        apart *= math.sqrt(0.5 * variance) / max(apart.std(), TINY)
+        self._match(mean[..., None] + apart, np.full((*self.event_shape, self.components), variance - apart.var()))
+
+    def _match(self, mean, variance):
+        """Equal weights, and a mean and a variance [*X, components] for each component."""
+        scale = _unlimited(0.5 * np.log(variance + TINY) - math.log(LOGISTIC_DEVIATION), LIMIT)
+        zero = np.zeros_like(mean)
+        self.bias.assign(np.stack([zero, mean, scale, zero][: self.outputs[0]], axis=-2))
+
+
+class ContinuousBernoulli(Likelihood):
+    """p(x|z) ~ e^(output x) on [0, 1] (The continuous Bernoulli: fixing a pervasive error in variational autoencoders; Loaiza-Ganem and
+    Cunningham 2019)."""
+
+    continuous = True
+
+    def distribution(self, output):
+        return distributions.ContinuousBernoulli(output)
+
+    def adapt(self, x):
+        """The logits with the mean of each pixel, kept 1e-3 off the ends, by bisection: the mean rises with them."""
+        mean = np.clip(x.mean(axis=0), 1e-3, 1.0 - 1e-3)
+        low, high = np.full(mean.shape, -2e3, "float32"), np.full(mean.shape, 2e3, "float32")
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            below = distributions.ContinuousBernoulli(middle).mean().numpy() < mean
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        self.bias.assign(low)
 
     def check(self, x):
-        steps = x * (self.levels - 1)
-        whole = np.abs(steps - np.round(steps)).max() < 1e-3 and x.min() >= 0.0 and x.max() <= 1.0
-        return "" if whole else f"Binomial(levels={self.levels}) scores multiples of 1/{self.levels - 1} in [0, 1] only"
+        inside = x.min() >= 0.0 and x.max() <= 1.0
+        return "" if inside else f"ContinuousBernoulli scores values in [0, 1] only; the data has values in [{x.min():g}, {x.max():g}]"
 
 
-class Normal(Likelihood):
-    """p(x|z) = N(output, sigma^2), sigma a number, "learned" (one parameter) or "optimal" (the running root mean square error).
+class _Scaled(Likelihood):
+    """A location in x, and a scale `sigma`: a number, "learned" (one parameter) or "predicted" (a second output for each element).
 
-    Sigma-VAE (Simple and Effective VAE Training with Calibrated Decoders; Rybkin et al. 2021): with the optimal sigma the rate and
-    the distortion are in balance without a weight. To a sigma that is not given, `floor` is added: it never falls below it.
+    To a sigma that is not given, `floor` is added: it never falls below it.
     """
 
     continuous = True
 
-    def __init__(
-        self, sigma: Positive | Literal["learned", "optimal"] = "optimal", floor: Positive = 1e-3, momentum: ProperFraction = 0.9, **kwargs
-    ):
+    def __init__(self, sigma: Positive | Literal["learned", "predicted"] = "learned", floor: Positive = 1e-3, **kwargs):
         super().__init__(**kwargs)
-        self.sigma, self.floor, self.momentum = sigma, floor, momentum
+        self.sigma, self.floor = sigma, floor
+
+    @property
+    def outputs(self):
+        return (2,) if self.sigma == "predicted" else ()
+
+    @property
+    def direction(self):
+        return (1.0, 0.0) if self.sigma == "predicted" else 1.0
 
     def build(self, features_shape):
         if self.built:
             return
-        if isinstance(self.sigma, str):
-            learned = self.sigma == "learned"
-            self.log_sigma = self.add_weight(name="log_sigma", shape=(), initializer="zeros", trainable=learned)
+        if self.sigma in ("learned", "optimal"):
+            self.log_sigma = self.add_weight(name="log_sigma", shape=(), initializer="zeros", trainable=self.sigma == "learned")
         super().build(features_shape)
 
-    def distribution(self, output):
+    def located(self, output) -> tuple:
+        """(location, log sigma), [B, *X] each."""
+        if not isinstance(self.sigma, str):
+            return output, tf.zeros_like(output) + math.log(self.sigma)
+        if self.sigma == "predicted":
+            output, log_sigma = tf.unstack(output, axis=-1)
+            log_sigma = blocks.soft_limit(log_sigma, LIMIT)
+        else:
+            log_sigma = self.log_sigma
         # floor + sigma keeps a gradient at the floor, where a maximum would have none.
-        log_sigma = tf.math.log(self.floor + tf.exp(self.log_sigma)) if isinstance(self.sigma, str) else math.log(self.sigma)
-        return distributions.Normal(output, tf.zeros_like(output) + log_sigma)
+        return output, tf.zeros_like(output) + tf.math.log(self.floor + tf.exp(log_sigma))
+
+    def match(self, loc, log_sigma) -> None:
+        """Begin at this location [*X], and, where sigma is open, at this log sigma, [*X] if it is predicted."""
+        if self.sigma == "predicted":
+            log_sigma = _unlimited(np.broadcast_to(log_sigma, self.event_shape), LIMIT)
+            self.bias.assign(np.stack([loc, log_sigma], axis=-1))
+        else:
+            self.bias.assign(loc)
+            if isinstance(self.sigma, str):
+                self.log_sigma.assign(log_sigma)
+
+    def averaged(self, values) -> np.ndarray:
+        """The mean over the records [N, *X] of what sigma is made from, and over the elements where they share it."""
+        return values.mean(axis=0) if self.sigma == "predicted" else values.mean()
+
+
+class _Followed(_Scaled):
+    """Whose sigma^power is the mean of `deviation` at the best, so that it may be "optimal": the running mean, with `momentum`."""
+
+    power = 2.0
+
+    def __init__(
+        self,
+        sigma: Positive | Literal["learned", "optimal", "predicted"] = "optimal",
+        floor: Positive = 1e-3,
+        momentum: ProperFraction = 0.9,
+        **kwargs,
+    ):
+        super().__init__(sigma, floor, **kwargs)
+        self.momentum = momentum
+
+    def centre(self, x) -> np.ndarray:
+        """The best location [*X] of records [N, *X]."""
+        return x.mean(axis=0)
+
+    def deviation(self, error):
+        """What an error x - loc says of sigma^power."""
+        return error**2
 
     def adapt(self, x):
-        mean = x.mean(axis=0)
-        self.bias.assign(mean)
-        self.scale(np.square(x - mean).mean())
+        loc = self.centre(x)
+        self.match(loc, np.log(self.averaged(self.deviation(x - loc)) + TINY) / self.power)
 
-    def scale(self, variance):
-        if isinstance(self.sigma, str):
-            self.log_sigma.assign(0.5 * np.log(variance + TINY))
+    def start(self, mean, variance):
+        self.match(mean, 0.5 * np.log(variance + TINY))
 
     def statistics(self, likelihood, x, observed=None):
         if self.sigma != "optimal":
             return ()
         weight = tf.ones_like(x) if observed is None else observed + tf.zeros_like(x)
-        return tf.reduce_sum(weight * tf.square(x - likelihood.loc)), tf.reduce_sum(weight)
+        return tf.reduce_sum(weight * self.deviation(x - likelihood.loc)), tf.reduce_sum(weight)
 
     def update(self, *statistics):
         if statistics:
-            error, weight = statistics
-            variance = self.momentum * tf.exp(2.0 * self.log_sigma) + (1.0 - self.momentum) * error / tf.maximum(weight, 1.0)
-            self.log_sigma.assign(0.5 * tf.math.log(variance + TINY))
+            total, weight = statistics
+            mean = self.momentum * tf.exp(self.power * self.log_sigma) + (1.0 - self.momentum) * total / tf.maximum(weight, 1.0)
+            self.log_sigma.assign(tf.math.log(mean + TINY) / self.power)
+
+
+class Normal(_Followed):
+    """p(x|z) = N(output, sigma^2), sigma a number, "learned" (one parameter), "optimal" (the running root mean square error) or
+    "predicted" (an output for each element).
+
+    Sigma-VAE (Simple and Effective VAE Training with Calibrated Decoders; Rybkin et al. 2021): with the optimal sigma the rate and
+    the distortion are in balance without a weight. To a sigma that is not given, `floor` is added: it never falls below it.
+    """
+
+    def distribution(self, output):
+        return distributions.Normal(*self.located(output))
+
+
+class Laplace(_Followed):
+    """p(x|z) = Laplace(output, b), b = sigma / sqrt(2); sigma, the standard deviation, as Normal's, "optimal" from the mean |error|."""
+
+    power = 1.0
+
+    def distribution(self, output):
+        loc, log_sigma = self.located(output)
+        return distributions.Laplace(loc, log_sigma - 0.5 * math.log(2.0))
+
+    def centre(self, x):
+        return np.median(x, axis=0)
+
+    def deviation(self, error):
+        return math.sqrt(2.0) * abs(error)
+
+
+class StudentT(_Scaled):
+    """p(x|z) = t(output, sigma) with `df` degrees of freedom, a number or "learned" (one parameter): large errors cost only log |error|.
+
+    Robust Statistical Modeling Using the t Distribution (Lange et al. 1989). Sigma is the scale: the variance is sigma^2 df / (df - 2).
+    """
+
+    def __init__(
+        self,
+        df: Degrees | Literal["learned"] = 5.0,
+        sigma: Positive | Literal["learned", "predicted"] = "learned",
+        floor: Positive = 1e-3,
+        **kwargs,
+    ):
+        super().__init__(sigma, floor, **kwargs)
+        self.df = df
+
+    def build(self, features_shape):
+        if self.built:
+            return
+        if self.df == "learned":
+            start = keras.initializers.Constant(math.log(3.0))
+            self.log_excess = self.add_weight(name="log_excess", shape=(), initializer=start)
+        super().build(features_shape)
+
+    def degrees(self):
+        """df, above 2 also where it is learned."""
+        return 2.0 + tf.exp(blocks.soft_limit(self.log_excess, LIMIT)) if self.df == "learned" else self.df
+
+    def distribution(self, output):
+        loc, log_sigma = self.located(output)
+        return distributions.StudentT(loc, log_sigma, tf.zeros_like(loc) + self.degrees())
+
+    def adapt(self, x):
+        """The likeliest location and sigma, by expectation and maximization: a record counts the less the farther it lies."""
+        df, loc, variance = float(self.degrees()), x.mean(axis=0), self.averaged(np.square(x - x.mean(axis=0)))
+        for _ in range(20):
+            if not isinstance(self.sigma, str):
+                variance = self.sigma**2
+            weight = (df + 1.0) / (df + np.square(x - loc) / (variance + self.floor**2))
+            loc = (weight * x).mean(axis=0) / weight.mean(axis=0)
+            variance = self.averaged(weight * np.square(x - loc))
+        self.match(loc, 0.5 * np.log(variance + TINY))
+
+    def start(self, mean, variance):
+        df = float(self.degrees())
+        self.match(mean, 0.5 * np.log(variance * (df - 2.0) / df + TINY))

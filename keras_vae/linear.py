@@ -47,12 +47,12 @@ def probabilistic_pca(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray,
 def start(vae, x: np.ndarray) -> None:
     """Set the linear paths of a VAE, its posterior's scale and its likelihood's to the probabilistic PCA of x [N, *X]; what the networks
     add to them starts at zero."""
-    likelihood, flat = vae.likelihood, x.reshape(len(x), -1)
+    likelihood, flat, mean = vae.likelihood, x.reshape(len(x), -1), x.mean(axis=0)
     weights, variances, rest = probabilistic_pca(flat, int(np.prod(vae.posterior.event_shape)))
     code = weights / variances  # z = code' (x - mean), the posterior mean
     vae.encoder.direct.kernel.assign(code)
-    vae.encoder.direct.bias.assign(-flat.mean(axis=0) @ code)
+    vae.encoder.direct.bias.assign(-mean.ravel() @ code)
+    likelihood.start(mean, rest)
     vae.decoder.direct.kernel.assign((weights / np.maximum(likelihood.slope().reshape(-1, 1), 0.05)).T)
     vae.posterior.start(rest / variances)
-    vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
-    likelihood.scale(rest)
+    likelihood.project.kernel.assign(tf.zeros_like(likelihood.project.kernel))

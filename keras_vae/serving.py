@@ -139,11 +139,9 @@ class Endpoints:
         x = _checked(x, self.x)
         checks = [tf.debugging.Assert(tf.reduce_all((x >= 0.0) & (x <= 1.0)), ["x must be between 0 and 1"])]
         if exact and not self.vae.likelihood.continuous:
-            steps = x * (self.modality.x_levels - 1)
-            whole = tf.reduce_all(tf.abs(steps - tf.round(steps)) < 1e-3)
-            checks.append(
-                tf.debugging.Assert(whole, [f"x must be a multiple of 1/{self.modality.x_levels - 1}: the likelihood scores these only"])
-            )
+            top = getattr(self.vae.likelihood, "levels", self.modality.x_levels or 2) - 1
+            whole = tf.reduce_all(tf.abs(x * top - tf.round(x * top)) < 1e-3)
+            checks.append(tf.debugging.Assert(whole, [f"x must be a multiple of 1/{top}: the likelihood scores these only"]))
         with tf.control_dependencies(_ops(checks)):
             return tf.identity(x)
 
