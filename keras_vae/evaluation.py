@@ -89,7 +89,7 @@ class Evaluator:
 
     def references(self, split: str, limit: int | None = None) -> dict:
         """What simple models reach on the same records: the per-pixel model under the same likelihood, PCA with as many components
-        as the model has units, and, for a Normal likelihood, probabilistic PCA (Tipping and Bishop 1999)."""
+        as the model has units, and, where that is a density, probabilistic PCA (Tipping and Bishop 1999)."""
         from sklearn.decomposition import PCA
 
         records = len(getattr(self.dataset, split))
