@@ -105,7 +105,10 @@ def _unlimited(value, limit: float):
 
 
 class Bernoulli(Likelihood):
-    """p(x|z) = Bernoulli(sigmoid(output)), for binary data."""
+    """p(x|z) = Bernoulli(sigmoid(output)) (Auto-Encoding Variational Bayes; Kingma and Welling 2013).
+
+    Use it for binary data, and for grey levels drawn anew at each visit (`--data.binarize dynamic`).
+    """
 
     def distribution(self, output):
         return distributions.Bernoulli(output)
@@ -132,7 +135,10 @@ class _Graded(Likelihood):
 
 
 class Binomial(_Graded):
-    """p(x|z) = Binomial(levels - 1, sigmoid(output)) / (levels - 1), for `levels` equally spaced grey levels in [0, 1]."""
+    """p(x|z) = Binomial(levels - 1, sigmoid(output)) / (levels - 1), for `levels` equally spaced grey levels in [0, 1].
+
+    Ars Conjectandi (Bernoulli 1713). Use it for few levels: it has no spread of its own, and with 256 is far too sure of them.
+    """
 
     def distribution(self, output):
         return distributions.Binomial.of(self.levels - 1)(output)
@@ -144,7 +150,8 @@ class Binomial(_Graded):
 class BetaBinomial(_Graded):
     """p(x|z) = Binomial(levels - 1, p) / (levels - 1), p ~ Beta(c m, c (1 - m)): a binomial with a spread of its own.
 
-    Two outputs an element, the log odds of m and log c.
+    Two outputs an element, the log odds of m and log c. A Probability Distribution Derived from the
+    Binomial Distribution (Skellam 1948). Use it for grey levels or counts that vary more than a binomial's.
     """
 
     outputs = (2,)
@@ -171,7 +178,8 @@ class BetaBinomial(_Graded):
 class Categorical(_Graded):
     """p(x|z) = softmax(outputs), one for each of `levels` equally spaced grey levels in [0, 1].
 
-    A shift tilts it, by the factor e^(4 shift x): the mean moves by 4 Var x, at most 1, times the shift.
+    Pixel Recurrent Neural Networks (van den Oord et al. 2016). Use it where levels have no order to rely on, or several modes, and are few:
+    it needs `levels` outputs an element. A shift tilts it, by the factor e^(4 shift x): the mean moves by 4 Var x, at most 1, times it.
     """
 
     @property
@@ -197,7 +205,8 @@ class Logistics(_Graded):
     """p(x|z): a mixture of logistic distributions, rounded to `levels` equally spaced grey levels in [0, 1]; the ends take the tails.
 
     PixelCNN++ (Improving the PixelCNN with Discretized Logistic Mixture Likelihood; Salimans et al. 2017). Each element has a mixture
-    of its own; channels = "conditional" makes it one of whole pixels, grey or of three channels, each located by those before it.
+    of its own; channels = "conditional" makes it one of whole pixels, grey or of three channels, each located by those before it. Use it
+    for photographs with 256 levels, where bits/dim are to be compared with the literature's.
     """
 
     def __init__(
@@ -260,7 +269,10 @@ class Logistics(_Graded):
 
 class ContinuousBernoulli(Likelihood):
     """p(x|z) ~ e^(output x) on [0, 1] (The continuous Bernoulli: fixing a pervasive error in variational autoencoders; Loaiza-Ganem and
-    Cunningham 2019)."""
+    Cunningham 2019).
+
+    Use it for grey levels taken as numbers in [0, 1], where others would write a Bernoulli of them.
+    """
 
     continuous = True
 
@@ -384,7 +396,8 @@ class Normal(_Followed):
     "predicted" (an output for each element).
 
     Sigma-VAE (Simple and Effective VAE Training with Calibrated Decoders; Rybkin et al. 2021): with the optimal sigma the rate and
-    the distortion are in balance without a weight. To a sigma that is not given, `floor` is added: it never falls below it.
+    the distortion are in balance without a weight. To a sigma that is not given, `floor` is added: it never falls below it. Use it for
+    continuous data, and for images with many levels.
     """
 
     def distribution(self, output):
@@ -392,7 +405,11 @@ class Normal(_Followed):
 
 
 class Laplace(_Followed):
-    """p(x|z) = Laplace(output, b), b = sigma / sqrt(2); sigma, the standard deviation, as Normal's, "optimal" from the mean |error|."""
+    """p(x|z) = Laplace(output, b), b = sigma / sqrt(2); sigma, the standard deviation, as Normal's, "optimal" from the mean |error|.
+
+    Loss Functions for Image Restoration with Neural Networks (Zhao et al. 2017) measures the difference that |error| makes. Use it where
+    edges are to stay sharp, or a few elements are far off.
+    """
 
     power = 1.0
 
@@ -411,6 +428,7 @@ class StudentT(_Scaled):
     """p(x|z) = t(output, sigma) with `df` degrees of freedom, a number or "learned" (one parameter): large errors cost only log |error|.
 
     Robust Statistical Modeling Using the t Distribution (Lange et al. 1989). Sigma is the scale: the variance is sigma^2 df / (df - 2).
+    Use it for data with outliers.
     """
 
     def __init__(
