@@ -46,6 +46,10 @@ class Objective:
         """Which parts are trained at a step and which are held: kind of part -> bool tensor; a part not named is always trained."""
         return {}
 
+    def check(self, batch: dict, latent_shape: tuple) -> None:
+        """`Refusal` (usage) if the batch lacks what it reads, for a latent z [B, *Z]."""
+        return None
+
     def refuses(self, posterior, prior, likelihood) -> str:
         """Why it makes no sense with these parts; empty if it does."""
         return ""
@@ -321,21 +325,24 @@ class Distillation(ELBO):
         return self.cross > 0.0
 
     def __call__(self, batch, inference, step):
-        if "teacher" not in batch:
-            why = "Distillation learns from what VAE.teach says of a batch"
-            raise Refusal("usage", 'the batch has no "teacher"', "model.objective", why, "--training.teacher RUN")
-        terms, (latent,), mask = super().__call__(batch, inference, step), inference.latents, batch.get("mask")
-        teacher, loss = batch["teacher"], terms["loss"] + self.output * inference.distortion(batch["teacher"]["x"], mask)
-        if self.latent or self.cross:
-            theirs, mine = (q.mean().shape[1:] for q in (teacher["q"], latent.q))
-            if theirs != mine:
-                why = f"the teacher's have the shape {tuple(theirs)}, the student's {tuple(mine)}"
-                raise Refusal("usage", "latent and cross need codes of one shape", "model.objective", why, "latent=0.0, cross=0.0")
+        terms, latent, teacher = super().__call__(batch, inference, step), inference.latents[0], batch["teacher"]
+        mask, loss = batch.get("mask"), terms["loss"]
+        if self.output:
+            loss += self.output * inference.distortion(teacher["x"], mask)
         if self.latent:
             loss += self.latent * divergence(teacher["q"], latent.q, latent.z)
         if self.cross:
             loss -= self.cross * inference.taught.log_prob(batch["x"], mask)
         return {**terms, "loss": loss}
+
+    def check(self, batch, latent_shape):
+        if "teacher" not in batch:
+            why = "Distillation learns from what VAE.teach says of a batch"
+            raise Refusal("usage", 'the batch has no "teacher"', "model.objective", why, "--training.teacher RUN")
+        shape = tuple(batch["teacher"]["q"].mean().shape[1:])
+        if (self.latent or self.cross) and shape != tuple(latent_shape):
+            why = f"the teacher's have the shape {shape}, the student's {tuple(latent_shape)}"
+            raise Refusal("usage", "latent and cross need codes of one shape", "model.objective", why, "latent=0.0, cross=0.0")
 
     def refuses(self, posterior, prior, likelihood):
         if (self.latent or self.cross) and not (posterior.parametric and posterior.density):

@@ -72,15 +72,18 @@ class VAE(keras.Model):
         prior = self.prior(z)  # p(z)
         features = self.decoder(z, training=training, seed=seed.fold("decoder"))
         likelihood = self.likelihood(features)  # p(x|z)
-        taught = ()
+        contrast, taught = (), ()
+        if self.objective.contrasts:
+            contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast"))
         if self.objective.crosses and "teacher" in batch:
-            taught = self.likelihood(self.decoder(batch["teacher"]["q"].repeat(samples).from_noise(noise), training=training, seed=seed))
-        contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast")) if self.objective.contrasts else ()
+            theirs = batch["teacher"]["q"].repeat(samples).from_noise(noise)
+            taught = self.likelihood(self.decoder(theirs, training=training, seed=seed.fold("decoder")))
         return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast, taught)
 
     def gradients(self, batch: dict, seed: Seed, step, count):
         """What the rows of one replica add to the mean over the `count` rows of the global batch: d loss / d weights, the loss []; and to
         sums over it: the terms of the objective, the statistics the likelihood follows."""
+        self.objective.check(batch, self.posterior.event_shape)
         with tf.GradientTape() as tape:
             gate = Gate() if self.objective.gated else ()
             inference = self.infer(batch, seed, training=True, samples=self.objective.draws, gate=gate)
@@ -158,6 +161,7 @@ class VAE(keras.Model):
 
     def test_step(self, data) -> dict:
         batch = as_batch(data)
+        self.objective.check(batch, self.posterior.event_shape)
         first, count = devices.place(tf.shape(batch["x"])[0])
         seen = tf.convert_to_tensor(self.trackers["loss"].count)  # so figures do not depend on the batch size
         inference = self.infer(batch, Seed.of(self.seed, row=seen + first).fold("test"), samples=self.objective.draws)

@@ -292,9 +292,12 @@ def test_distillation_adds_what_the_teacher_says():
 
 def test_distillation_without_a_teacher_or_with_codes_of_another_shape_is_refused():
     with pytest.raises(Refusal, match="teacher"):
-        terms("Distillation()")
-    with pytest.raises(Refusal, match="one shape"):
-        taught("Distillation(latent=1.0)", build((3, 2), posterior="Normal(size=2)").teach(X))
+        build((3, 2), objective="Distillation()").train_step(X)
+    for text in ("latent=1.0", "cross=1.0"):
+        teacher = build((3, 2), posterior="Normal(size=2)").teach(X)
+        with pytest.raises(Refusal, match="one shape"):
+            build((3, 2), objective=f"Distillation({text})").train_step({"x": X, "teacher": teacher})
+    build((3, 2), objective="Distillation()").train_step({"x": X, "teacher": teacher})
 
 
 def test_a_student_learns_from_its_teacher_what_the_data_does_not_say():
