@@ -24,6 +24,7 @@ class Range(NamedTuple):
 
 
 Count = Annotated[int, Range(1, 2**20)]
+Several = Annotated[int, Range(2, 2**20)]
 Depth = Annotated[int, Range(1, 1000)]  # layers
 Kernel = Annotated[int, Range(1, 1000)]  # pixels
 Ratio = Annotated[int, Range(0, 2**20)]  # 0: none

@@ -53,6 +53,9 @@ class VAE(keras.Model):
             fits = [name for name in components.members("prior") if self.posterior.support in components.find("prior", name).supports]
             fix = f"--model.prior with one of {', '.join(fits)}"
             raise Refusal("usage", "the prior does not fit the posterior", components.path("prior"), why, fix)
+        if refused := self.prior.refuses(self.posterior):
+            what = f"{_name(self.prior)} does not fit {_name(self.posterior)}"
+            raise Refusal("usage", what, components.path("prior"), refused, "python train.py --list prior")
         if refused := self.objective.refuses(self.posterior, self.prior, self.likelihood):
             what = f"{_name(self.objective)} does not fit the other parts"
             raise Refusal("usage", what, components.path("objective"), refused, "python train.py --list objective")
@@ -226,7 +229,8 @@ class VAE(keras.Model):
         self.likelihood.adapt(x)
         if self.encoder_shape[1:] == x.shape[1:]:
             self.prior.adapt(x)
-        if self.encoder.linear and self.decoder.linear and self.encoder_shape[1:] == x.shape[1:]:
+        paths = self.encoder.linear and self.decoder.linear and self.posterior.support == "real"
+        if paths and self.encoder_shape[1:] == x.shape[1:]:
             linear.start(self, x)
 
     def build(self, inputs_shape):
@@ -236,6 +240,7 @@ class VAE(keras.Model):
         event_shape = tuple(shapes["x"][1:])
         self.decoder.event_shape = self.likelihood.event_shape = event_shape
         self.encoder.location_shape = self.posterior.event_shape
+        self.prior.data_shape = tuple(shapes.get("input", shapes["x"])[1:])
         self.prior.meet(self.posterior, lambda x: self.posterior(self.encoder(x)))
         self.decoder.location_shape = event_shape
         input_shape, z_shape = (None, *shapes.get("input", shapes["x"])[1:]), (None, *self.posterior.event_shape)

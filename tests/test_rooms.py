@@ -1,5 +1,6 @@
 """The contracts of the rooms, held by every member of every room: a new class falls under these tests the moment it exists."""
 
+import functools
 import itertools
 
 import keras
@@ -28,8 +29,24 @@ OPTIONS = {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='batch', {NETWORK})"],
         "Conv": [f"Conv({GRID}, kernel=3, connections='residual', normalization='layer', {NETWORK})"],
     },
-    "posterior": {"Normal": ["Normal(size=5, limit=2.0)"]},
-    "prior": {"Standard": ["Standard()"]},
+    "posterior": {
+        "Normal": ["Normal(size=5, limit=2.0)"],
+        "FullNormal": ["FullNormal(size=5, limit=2.0)"],
+        "Flow": ["Flow(size=5, steps=3, kind='coupling', widths=(6, 4), limit=2.0)"],
+        "VonMisesFisher": ["VonMisesFisher(size=5, limit=3.0)"],
+        "Categorical": ["Categorical(positions=3, size=4, temperature=0.5)"],
+        "FSQ": ["FSQ(positions=3, levels=(4, 3))"],
+        "VQ": ["VQ(positions=3, size=2, count=7, commitment=0.5, momentum=0.9, revival=0.3)"],
+        "Point": ["Point(size=5)"],
+    },
+    "prior": {
+        "Standard": ["Standard()"],
+        "Mixture": ["Mixture(components=4)"],
+        "Vamp": ["Vamp(components=5)"],
+        "Flow": ["Flow(steps=3, widths=(6, 4))"],
+        "Uniform": ["Uniform()"],
+        "Autoregressive": ["Autoregressive(widths=(6, 7))"],
+    },
     "likelihood": {
         "Bernoulli": ["Bernoulli()"],
         "Binomial": ["Binomial(levels=5)"],
@@ -64,10 +81,33 @@ SET_UP = [(kind, text) for kind in PARTS for texts in OPTIONS[kind].values() for
 SHAPE = (5, 7, 3)
 
 
+DEFAULTS = {"posterior": "Normal()", "prior": "Standard()", "likelihood": "Bernoulli()", "objective": "ELBO()"}
+
+
 def models(parts: list[tuple[str, str]]) -> list[dict]:
-    """As few models as hold every part once."""
-    rooms = [[(kind, text) for kind, text in parts if kind == room] for room in PARTS]
-    return [dict(column for column in row if column) for row in itertools.zip_longest(*rooms)]
+    """A few models that hold every part at least once, each of parts that make sense together."""
+    left = {room: [text for kind, text in parts if kind == room] for room in PARTS}
+    choices = [dict.fromkeys([*left[kind], default]) for kind, default in DEFAULTS.items()]
+    fitting, found = [row for row in itertools.product(*choices) if fits(*row)], []
+    while any(left.values()):
+        row = max(fitting, key=lambda row: sum(text in left[kind] for kind, text in zip(DEFAULTS, row, strict=True)))
+        model = dict(zip(DEFAULTS, row, strict=True)) | {kind: left[kind][0] for kind in ("encoder", "decoder") if left[kind]}
+        assert any(text in left[kind] for kind, text in model.items()), f"these fit no other part: {left}"
+        left = {kind: [text for text in texts if text != model.get(kind)] for kind, texts in left.items()}
+        found.append({kind: model[kind] for kind in PARTS if kind in model and (kind, model[kind]) in parts})
+    return found
+
+
+@functools.cache
+def made(kind: str, text: str):
+    return components.make(kind, text)
+
+
+def fits(*texts: str) -> bool:
+    """Whether a posterior, a prior, a likelihood and an objective may be one model."""
+    posterior, prior, likelihood, objective = (made(kind, text) for kind, text in zip(DEFAULTS, texts, strict=True))
+    suits = posterior.support in prior.supports and not prior.refuses(posterior)
+    return suits and not objective.refuses(posterior, prior, likelihood)
 
 
 def name_of(value) -> str:
@@ -90,6 +130,13 @@ def test_no_room_member_or_option_is_missing():
             assert {called for called, _ in calls} == {name}
             changed = {option for _, options in calls for option, value in options.items() if value != defaults[option]}
             assert changed == set(defaults), f"{kind} {name}: set each of its options to something else than its default"
+
+
+@pytest.mark.parametrize("parts", [MEMBERS, SET_UP], ids=["members", "set-up"])
+def test_the_models_hold_every_part_and_fit_together(parts):
+    assert {part for model in models(parts) for part in model.items()} >= set(parts)
+    for model in models(parts):
+        VAE(**model).check_parts()
 
 
 @each_member

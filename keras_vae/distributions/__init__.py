@@ -2,23 +2,9 @@
 
 from keras_vae.distributions.continuous import LOG_TWO_PI, ContinuousBernoulli, Laplace, Normal, StudentT
 from keras_vae.distributions.discrete import Bernoulli, BetaBinomial, Binomial, Categorical, ColourLogistics, Logistics
+from keras_vae.distributions.latent import FullNormal, OneHot, PointMass, Quantized, Transformed, VonMisesFisher, log_area, straight_through
 from keras_vae.distributions.protocol import Distribution, Known, Reparameterized, divergence, sum_event
 
-__all__ = [
-    "LOG_TWO_PI",
-    "Bernoulli",
-    "BetaBinomial",
-    "Binomial",
-    "Categorical",
-    "ColourLogistics",
-    "ContinuousBernoulli",
-    "Distribution",
-    "Known",
-    "Laplace",
-    "Logistics",
-    "Normal",
-    "Reparameterized",
-    "StudentT",
-    "divergence",
-    "sum_event",
-]
+__all__ = ["LOG_TWO_PI", "Bernoulli", "BetaBinomial", "Binomial", "Categorical", "ColourLogistics", "ContinuousBernoulli", "Distribution"]
+__all__ += ["FullNormal", "Known", "Laplace", "Logistics", "Normal", "OneHot", "PointMass", "Quantized", "Reparameterized", "StudentT"]
+__all__ += ["Transformed", "VonMisesFisher", "divergence", "log_area", "straight_through", "sum_event"]

@@ -14,6 +14,10 @@ class Decoder(Network):
 
     event_shape: tuple = ()
 
+    def flat(self, z_shape) -> list:
+        """What turns z of any rank into vectors."""
+        return [blocks.Reshape((math.prod(z_shape[1:]),), dtype=self.dtype_policy)] if len(z_shape) > 2 else []
+
 
 class Dense(Decoder):
     """Fully connected layers on the latent vector."""
@@ -21,7 +25,7 @@ class Dense(Decoder):
     def build(self, z_shape):
         if self.built:
             return
-        self.units = self.dense_units()
+        self.units = self.flat(z_shape) + self.dense_units()
         self.build_units(z_shape)
 
     def compute_output_shape(self, z_shape):
@@ -43,7 +47,8 @@ class Conv(GridNetwork, Decoder):
         sides, below = self.halvings(self.event_shape), self.widths[0]
         convolution, transposed = self.convolution(sides[0]), self.convolution(sides[0], transposed=True)
         start = (*sides[-1], below)
-        self.units = [self.unit(keras.layers.Dense, self.features), self.unit(keras.layers.Dense, math.prod(start))]
+        dense = [self.unit(keras.layers.Dense, self.features), self.unit(keras.layers.Dense, math.prod(start))]
+        self.units = [*self.flat(z_shape), *dense]
         self.units.append(blocks.Reshape(start, dtype=self.dtype_policy))
         for finer, (width, size) in enumerate(zip(self.widths, reversed(sides[:-1]), strict=True)):
             self.units += self.deepen(convolution, below, self.depth - 1, kernel_size=3, padding="same")
