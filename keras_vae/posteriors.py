@@ -85,7 +85,10 @@ class Normal(Posterior):
 
 
 class FullNormal(Posterior):
-    """q(z|x) = N(m(x), L(x) L(x)'), with |log L_ii^2| below `limit` (Auto-Encoding Variational Bayes; Kingma and Welling 2013)."""
+    """q(z|x) = N(m(x), L(x) L(x)'), with |log L_ii^2| and |L_ij / L_ii| below `limit`.
+
+    The full covariance of Auto-Encoding Variational Bayes (Kingma and Welling 2013), by its Cholesky factor.
+    """
 
     def __init__(self, size: Count = 16, limit: Positive = 10.0, **kwargs):
         super().__init__(**kwargs)
@@ -113,8 +116,9 @@ class FullNormal(Posterior):
         # Row i of L begins behind the i (i - 1) / 2 entries of the rows above it; what is not below the diagonal is the zero in front.
         row, column = np.indices((self.size, self.size))
         place = np.where(column < row, 1 + row * (row - 1) // 2 + column, 0)
-        lower = tf.gather(tf.pad(below, ((0, 0), (1, 0))), place, axis=1)
-        return distributions.FullNormal(loc + shift, 0.5 * blocks.soft_limit(log_variance, self.limit), lower)
+        lower = tf.gather(tf.pad(blocks.soft_limit(below, self.limit), ((0, 0), (1, 0))), place, axis=1)
+        log_scale = 0.5 * blocks.soft_limit(log_variance, self.limit)
+        return distributions.FullNormal(loc + shift, log_scale, tf.exp(log_scale)[..., None] * lower)
 
 
 class Flow(Posterior):

@@ -160,7 +160,9 @@ class VonMisesFisher(_Latent, namedtuple("VonMisesFisher", "direction log_concen
         """The noise along the direction decides t, what is left of it the rest of the direction of z."""
         along = tf.reduce_sum(standard_normal * self.direction, axis=-1, keepdims=True)
         across = standard_normal - along * self.direction
-        across *= tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(across), axis=-1, keepdims=True), TINY))
+        for _ in range(2):  # where little is left, rounding leaves some of the direction in it, which the second time takes away
+            across *= tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(across), axis=-1, keepdims=True), TINY))
+            across -= tf.reduce_sum(across * self.direction, axis=-1, keepdims=True) * self.direction
         angle, b = self._angle(0.5 * tf.math.erfc(-along * math.sqrt(0.5))), self._b()
         w, rest = tf.square(tf.sin(0.5 * angle)), tf.square(tf.cos(0.5 * angle))
         d = rest + b * w
