@@ -72,6 +72,9 @@ def reconstruct(
         output: folder to write to; default: RUN/outputs.
     """
     loaded = _load(run)
+    if loaded.vae.posterior.support == "codes":
+        why = "its latent is made of codes, and nothing lies between two of them"
+        raise Refusal("usage", "the model has no interpolations", where=run, why=why, fix="reconstruct or sample")
     from keras_vae import report
 
     raw, modality = _records(loaded, input, split, count), loaded.modality
@@ -128,7 +131,8 @@ def score(
     raw = _records(loaded, input, split, count)
     vae, seed = loaded.vae, _seed(seed)
     bound = _over(loaded, raw, lambda raw, row: vae.log_likelihood(loaded.modality.encode(raw), samples, seed, row), samples)
-    print(f"mean {-bound.mean():.3f} nats over {len(bound)} records, K = {samples}")
+    said = f"K = {samples}" if vae.posterior.density else "distortion - log p(z): no bound on the likelihood"
+    print(f"mean {-bound.mean():.3f} nats over {len(bound)} records, {said}")
     _write(loaded, output, "scores", -bound)
 
 
@@ -144,6 +148,9 @@ def interpolate(run: str, /, pairs: int = 8, steps: int = 10, output: Path | Non
     _at_least(1, pairs=pairs)
     _at_least(2, steps=steps)
     loaded = _load(run)
+    if loaded.vae.posterior.support == "codes":
+        why = "its latent is made of codes, and nothing lies between two of them"
+        raise Refusal("usage", "the model has no interpolations", where=run, why=why, fix="reconstruct or sample")
     from keras_vae import report
 
     x = loaded.modality.encode(_records(loaded, None, "test", 2 * pairs))

@@ -55,20 +55,27 @@ class Evaluator:
         """Every figure of the report for one split; nats per example unless the name says otherwise."""
         modality = self.dataset.modality
         _, _, loc, unit_rate, error = self._over(split, limit, self._terms)
-        log_likelihood = self.log_likelihood(split, samples, limit, progress)
-        n, size = len(log_likelihood), math.prod(modality.shape)
-        activity = loc.reshape(n, -1).var(axis=0)
+        n, size, continuous = len(loc), math.prod(modality.shape), self.vae.likelihood.continuous
+        activity = loc.var(axis=0)
+        if self.vae.posterior.support == "codes":  # a unit is a position
+            activity = activity.sum(axis=-1)
+        figures = self.elbo(split, limit)
+        if self.vae.posterior.density:
+            log_likelihood = self.log_likelihood(split, samples, limit, progress)
+            mean, deviation = float(log_likelihood.mean()), float(log_likelihood.std() / math.sqrt(n))
+        else:  # no bound on the likelihood follows from a posterior without a density
+            figures["elbo"] = mean = deviation = None
         return {
-            **self.elbo(split, limit),
-            "log_likelihood": float(log_likelihood.mean()),
-            "log_likelihood_standard_error": float(log_likelihood.std() / math.sqrt(n)),
+            **figures,
+            "log_likelihood": mean,
+            "log_likelihood_standard_error": deviation,
             "log_likelihood_samples": samples,
-            "bits_per_dim": bits_per_dim(float(log_likelihood.mean()), size, self.vae.likelihood.continuous, modality.level_width),
-            "density": bool(self.vae.likelihood.continuous and not modality.levels),
+            "bits_per_dim": None if mean is None else bits_per_dim(mean, size, continuous, modality.level_width),
+            "density": bool(continuous and not modality.levels),
             "active_units": int((activity > ACTIVE).sum()),
             "units": activity.size,
-            "rate_per_unit": unit_rate.reshape(n, -1).mean(axis=0).tolist(),
-            "variance_per_unit": activity.tolist(),
+            "rate_per_unit": unit_rate.mean(axis=0).tolist(),
+            "variance_per_unit": activity.reshape(-1).tolist(),
             "reconstruction_error": float(error.mean()),
             "examples": n,
         }
@@ -101,7 +108,8 @@ class Evaluator:
         pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in parts])
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
         units, (n, size) = math.prod(self.vae.posterior.event_shape), train.reshape(len(train), -1).shape
-        if units < min(n, size) and np.ptp(train):
+        # Codes are bits, and no match for as many numbers.
+        if self.vae.posterior.support != "codes" and units < min(n, size) and np.ptp(train):
             pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
             flat = held_out.reshape(len(held_out), size)
             result["pca_reconstruction_error"] = float(np.square(flat - pca.inverse_transform(pca.transform(flat))).mean())
@@ -110,11 +118,11 @@ class Evaluator:
         return result
 
     def _terms(self, x, row):
-        """Distortion [B], rate [B], posterior mean [B, *Z], rate of each unit [B, *Z], squared error of the reconstruction [B]."""
+        """Distortion [B], rate [B], posterior mean [B, *Z], rate of each part of z [B, parts], squared error of the reconstruction [B]."""
         inference = self.vae.infer({"x": x}, Seed.of(0).fold("evaluate").at(row))
-        latent = inference.latents[0]
-        error = tf.reduce_mean(tf.square(tf.reshape(self.vae.decode(latent.q.mean()) - x, (tf.shape(x)[0], -1))), axis=1)
-        return inference.distortion(x), inference.rate(), latent.q.mean(), latent.q.element_divergence(latent.p, latent.z), error
+        latent, mean = inference.latents[0], self.vae.encode(x)
+        error = tf.reduce_mean(tf.square(tf.reshape(self.vae.decode(mean) - x, (tf.shape(x)[0], -1))), axis=1)
+        return inference.distortion(x), inference.rate(), mean, latent.element_rate(), error
 
     def _log_weights(self, x, row, chunk, samples):
         return self.vae.log_weights({"x": x}, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))

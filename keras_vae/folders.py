@@ -74,18 +74,29 @@ def _report(text: str) -> tuple[dict, dict, list]:
         raise Refusal("model", "the report is of another version", why=why, fix="use the keras_vae that wrote it, or train the run again")
     sections = ("test", "references", "train", "seconds")
     figures = {
-        f"{name}.{key}": _number(value) for name in sections for key, value in report[name].items() if not isinstance(value, list | bool)
+        f"{name}.{key}": _number(value)
+        for name in sections
+        for key, value in report[name].items()
+        if not isinstance(value, list | bool | None)
     }
     figures |= {f"sparsity.{key}": _number(value) for key, value in report.get("sparsity", {}).items()}
     report["gradients"] = [(str(layer), *map(_number, norms)) for layer, *norms in report.get("gradients", ())]
-    needed = ("log_likelihood", "log_likelihood_samples", "elbo", "distortion", "rate", "bits_per_dim", "reconstruction_error", "examples")
+    if report["test"]["log_likelihood"] is not None:
+        for key in ("elbo", "log_likelihood", "bits_per_dim"):
+            figures[f"test.{key}"]
+    needed = ("log_likelihood_samples", "distortion", "rate", "reconstruction_error", "examples", "units")
     for key in (*(f"test.{key}" for key in needed), "train.parameters", "train.steps", "train.examples_per_second", "seconds.total"):
         figures[key]
     rates, variances = ([_number(value) for value in report["test"][key]] for key in ("rate_per_unit", "variance_per_unit"))
     if not rates:
         raise ValueError("there are no latent units")
-    count, active = int(figures["test.active_units"]), sorted(range(len(rates)), key=lambda unit: -variances[unit])
-    units = [(unit, rates[unit], unit in active[:count]) for unit in sorted(active, key=lambda unit: (-rates[unit], unit))]
+    count, active = int(figures["test.active_units"]), sorted(range(len(variances)), key=lambda unit: -variances[unit])
+    if len(rates) == len(variances):
+        units = [(unit, rates[unit], unit in active[:count]) for unit in sorted(active, key=lambda unit: (-rates[unit], unit))]
+    elif len(rates) == 1:  # of all units together
+        units = []
+    else:
+        raise ValueError("there is not a rate for each latent unit")
     for key in ("card", "omitted"):
         report[key] = [(str(label), str(text)) for label, text in report[key]]
     report["versions"] = {str(key): str(value) for key, value in report["versions"].items()}

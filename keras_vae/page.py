@@ -145,7 +145,8 @@ def body(runs: list[Result], called: list[str]):
     alt = "Rows of test records, each above the row of their reconstructions."
     reconstructions = sheet("reconstructions.png", "reconstructions", alt, f"{alt} A reconstruction is the decoded posterior mean.")
     alt = "Rows that change from one reconstructed test record into another."
-    text = "From left to right, a row decodes ten points on the straight line from the latent of one test record to that of another."
+    text = "From left to right, a row decodes ten points on the line (on a sphere, the great circle) from the latent of one test record to "
+    text += "that of another."
     interpolations = sheet("interpolations.png", "interpolations", alt, text)
     yield "Reconstructions", row(("Records and reconstructions", reconstructions), ("Interpolations", interpolations))
     text = "Decoded draws from the prior. The temperature multiplies their spread: 1 is the model itself, below it draws are more alike."
@@ -168,17 +169,32 @@ def headline(run: Result) -> Markup:
     samples, error = figure(value["test.log_likelihood_samples"], 0), figure(value.get("test.log_likelihood_standard_error", 0.0), 2)
     distortion, rate = (figure(value[f"test.{key}"], 2) for key in ("distortion", "rate"))
     worth = DENSITY if dense(run) else "less is better"
+    if "test.log_likelihood" in value:
+        bounds = (
+            (
+                "log-likelihood",
+                figure(value["test.log_likelihood"], 2),
+                "nats",
+                f"importance-weighted bound, K = {samples}, standard error {error}",
+            ),
+            ("ELBO", figure(value["test.elbo"], 2), "nats", f"= −(distortion {distortion} + rate {rate})"),
+            ("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", f"from the log-likelihood; {worth}"),
+        )
+    else:
+        bounds = (
+            ("log-likelihood", "not available", "", "no bound follows from a posterior that is a point"),
+            ("distortion", distortion, "nats", "−log p(x|z)"),
+            ("rate", rate, "nats", "here −log p(z): no divergence"),
+        )
     tiles = (
-        (
-            "log-likelihood",
-            figure(value["test.log_likelihood"], 2),
-            "nats",
-            f"importance-weighted bound, K = {samples}, standard error {error}",
-        ),
-        ("ELBO", figure(value["test.elbo"], 2), "nats", f"= −(distortion {distortion} + rate {rate})"),
-        ("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", f"from the log-likelihood; {worth}"),
+        *bounds,
         ("reconstruction error", figure(value["test.reconstruction_error"], 5), "", "mean squared error per element, x in [0, 1]"),
-        ("active units", figure(value["test.active_units"], 0), f"of {len(run.units)}", "latent units that follow the data"),
+        (
+            "active units",
+            figure(value["test.active_units"], 0),
+            f"of {figure(value['test.units'], 0)}",
+            "latent units that follow the data",
+        ),
     )
     cells = [
         tag("div", tag("dt", label), tag("dd", number, " ", tag("small", unit) if unit else None), tag("dd", remark, class_="hint"))
@@ -214,7 +230,7 @@ def verdicts(run: Result) -> Markup:
     """Each reference line in words: beaten or not, and by how much."""
     lines = []
     for label, key, what, against, unit, digits, better in REFERENCES:
-        if (reference := run.figures.get(f"references.{key}")) is None:
+        if (reference := run.figures.get(f"references.{key}")) is None or against not in run.figures:
             continue
         gain = better * (run.figures[against] - reference)
         word, side = ("beaten", "better") if gain > 0 else ("not beaten", "worse")
@@ -371,7 +387,7 @@ def latent_map(run: Result) -> Markup:
     says = f"The posterior means of {len(x):,} test records as points" + (", coloured by class." if labels else ".")
     drawn = drawing.scatter(x, y, groups, points["axes"], says)
     text = f"Each point is the posterior mean of one of {figure(len(x), 0)} test records. Both axes have the same scale."
-    text += " What overlaps here may lie apart in directions that are not shown." if len(run.units) > 2 else ""
+    text += " What overlaps here may lie apart in directions that are not shown." if run.figures["test.units"] > 2 else ""
     text += "" if labels else " The classes of the records are not known."
     return tag("figure", drawn, tag("figcaption", key, text))
 
@@ -387,6 +403,8 @@ def dot(style: str) -> Markup:
 
 def unit_bars(run: Result) -> Markup:
     shown = run.units[:BARS]
+    if not shown:
+        return hint(f"The rate, {figure(run.figures['test.rate'], 2)} nats, is one of all units together: no unit has its own.")
     values = [
         (str(unit), rate, "active" if active else "idle", f"unit {unit}: {figure(rate, 3)} nats, {'active' if active else 'not active'}")
         for unit, rate, active in shown
@@ -407,12 +425,16 @@ def traversals(run: Result, budget: int) -> Markup:
 
     def labelled(image):
         """The picture between its row and column headings."""
-        rows = [tag("span", f"unit {unit}", tag("small", f" {figure(rates.get(unit, 0.0), 2)}")) for unit in steps["units"]]
+        rows = [
+            tag("span", f"unit {unit}", tag("small", f" {figure(rates[unit], 2)}") if unit in rates else None) for unit in steps["units"]
+        ]
         columns = [tag("span", f"{value:+g}".replace("-", "−").replace("+0", "0")) for value in steps["deviations"]]
         return tag("div", tag("div", columns, class_="columns"), tag("div", rows, class_="rows"), image, class_="traversals")
 
-    text = "One row for each of the units with the largest KL (in nats, beside its number). From left to right the unit goes from −3 to +3 "
-    text += "standard deviations of the prior; all others stay at the prior's mean."
+    text = (
+        "One row for each of the units with the largest KL (in nats, beside its number). " if rates else "One row for each of a few units. "
+    )
+    text += "From left to right the unit goes from −3 to +3 standard deviations of the prior; all others stay at the prior's mean."
     alt = "Rows of decoded latents in which one unit changes from left to right."
     return picture(run, "traversals.png", "traversals", alt, text, budget, labelled)
 

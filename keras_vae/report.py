@@ -1,6 +1,7 @@
 """What a person sees after a run: report.json (a documented interface), pictures, and the table. Renderers return bytes."""
 
 import io
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -14,33 +15,44 @@ MAPPED = 2000  # test records on the latent map
 
 
 def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
-    """reconstructions.png, samples.png and interpolations.png, each drawn with the same seeds every time."""
+    """reconstructions.png, samples.png and, where something lies between two latents, interpolations.png; the same seeds every time."""
     modality = dataset.modality
     x = dataset.encoded("test", 0, test_examples).numpy()
     ends = min(8, len(x) // 2) or 1
     second = x[ends : 2 * ends] if len(x) > 1 else x
-    return {
+    drawn = {
         "reconstructions.png": modality.draw(pairs(x, vae.reconstruct(x).numpy()), min(10, len(x))),
         "samples.png": modality.draw(vae.sample(64)),
-        "interpolations.png": modality.draw(interpolate(vae, x[:ends], second), 10),
     }
+    if vae.posterior.support != "codes":
+        drawn["interpolations.png"] = modality.draw(interpolate(vae, x[:ends], second), 10)
+    return drawn
 
 
 def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
-    modality, shape, omitted = dataset.modality, vae.posterior.event_shape, []
-    drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
+    modality, shape, support, drawn, omitted = dataset.modality, vae.posterior.event_shape, vae.posterior.support, {}, []
+    if vae.prior.spreads:
+        drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
+    else:
+        omitted.append(("samples", "the prior is uniform, and a temperature would not change it"))
     if density:
         drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
     latent = {"map": None, "traversals": None}
-    if len(shape) == 1:
-        units = np.argsort(-np.asarray(rate_per_unit), kind="stable")[:TRAVERSED]
+    if support == "codes":
+        between = "the latent is made of codes, and nothing lies between two of them"
+        omitted += [("interpolations", between), ("traversals", between)]
+    elif support == "sphere":
+        omitted.append(("traversals", "the latent lies on a sphere, where no unit moves alone"))
+    elif len(shape) == 1:
+        rates = rate_per_unit if len(rate_per_unit) == shape[0] else np.zeros(shape)  # of all units together, no order
+        units = np.argsort(-np.asarray(rates), kind="stable")[:TRAVERSED]
         drawn["traversals.png"] = modality.draw(traverse(vae, units), len(DEVIATIONS))
         latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
     else:
         omitted.append(("traversals", f"the latent is a grid of {' x '.join(map(str, shape))}, not a list of units"))
     records = min(MAPPED, len(dataset.test))
-    if len(rate_per_unit) > 1 and records > 2:
+    if math.prod(shape) > 1 and records > 2:
         latent["map"] = latent_map(vae, dataset, records)
     else:
         omitted.append(("latent map", "a map needs two latent units and three test records"))
@@ -81,10 +93,12 @@ def pairs(x, reconstructed, columns: int = 10) -> np.ndarray:
 
 
 def interpolate(vae, first, second, steps: int = 10) -> np.ndarray:
-    """Decoded points on the lines from encode(first) to encode(second), [pairs * steps, *X]."""
+    """Decoded points on the lines, or the great circles of a sphere, from encode(first) to encode(second), [pairs * steps, *X]."""
     ends = vae.encode(first), vae.encode(second)
     weights = np.linspace(0.0, 1.0, steps, dtype="float32").reshape((1, steps) + (1,) * (len(ends[0].shape) - 1))
     line = ends[0][:, None] * (1.0 - weights) + ends[1][:, None] * weights
+    if vae.posterior.support == "sphere":
+        line = tf.math.l2_normalize(line, axis=-1)
     return vae.decode(tf.reshape(line, (-1, *line.shape[2:]))).numpy()
 
 
@@ -114,14 +128,22 @@ def curves(history: list[dict]) -> bytes:
 def rows(report: dict) -> list[tuple[str, str, str]]:
     """The lines of the final table: (figure, value, remark)."""
     test, reference = report["test"], report["references"]
+    terms = f"(distortion {test['distortion']:.2f} + rate {test['rate']:.2f})"
+    if test["log_likelihood"] is None:
+        bounds = [("log-likelihood", "not available", f"no bound follows from a posterior that is a point; {terms[1:-1]}")]
+    else:
+        error = test["log_likelihood_standard_error"]
+        bounds = [
+            ("ELBO", f"{test['elbo']:.2f} nats", f"= -{terms}"),
+            (
+                "log-likelihood",
+                f"{test['log_likelihood']:.2f} nats",
+                f"importance-weighted, K = {test['log_likelihood_samples']}, standard error {error:.2f}",
+            ),
+            ("bits/dim", f"{test['bits_per_dim']:.4f}", "of a density: depends on the range" if test.get("density") else ""),
+        ]
     table = [
-        ("ELBO", f"{test['elbo']:.2f} nats", f"= -(distortion {test['distortion']:.2f} + rate {test['rate']:.2f})"),
-        (
-            "log-likelihood",
-            f"{test['log_likelihood']:.2f} nats",
-            f"importance-weighted, K = {test['log_likelihood_samples']}, standard error {test['log_likelihood_standard_error']:.2f}",
-        ),
-        ("bits/dim", f"{test['bits_per_dim']:.4f}", "of a density: depends on the range" if test.get("density") else ""),
+        *bounds,
         ("active units", f"{test['active_units']} of {test['units']}", ""),
         ("reconstruction error", f"{test['reconstruction_error']:.5f}", "mean squared error per element"),
         (

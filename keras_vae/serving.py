@@ -221,8 +221,9 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
         raw = np.asarray(examples)[np.arange(batch) % len(examples)]
         x = modality.encode(raw).numpy()
         noise = generator.standard_normal((batch, *vae.posterior.event_shape)).astype("float32")
+        z = vae.prior.sample(batch, Seed.of(0).fold("probe")).numpy()  # where z may lie: not every latent is R^n
         seed = np.int64(7)
-        values = {"x": x, "raw": raw, "z": noise, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": np.float32(0.8)}
+        values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": np.float32(0.8)}
         for name, (_, specs) in endpoints.signatures().items():
             calls.append((name, {spec.name: values[spec.name] for spec in specs}))
     return calls

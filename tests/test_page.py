@@ -390,8 +390,11 @@ def tiny(shape, units):
     raw = np.random.default_rng(0).integers(0, 17, (40, 8, 8, 1)).astype("uint8")
     dataset = Dataset("noise", Images((8, 8, 1), 17), raw, raw, raw, {"test": np.arange(40) % 2}, ("even", "odd"))
     vae = SimpleNamespace(
-        posterior=SimpleNamespace(event_shape=shape),
-        prior=SimpleNamespace(sample=lambda n, seed: tf.constant(np.random.default_rng(1).normal(5.0, 2.0, (n, *shape)), "float32")),
+        posterior=SimpleNamespace(event_shape=shape, support="real"),
+        prior=SimpleNamespace(
+            spreads=True,
+            sample=lambda n, seed: tf.constant(np.random.default_rng(1).normal(5.0, 2.0, (n, *shape)), "float32"),
+        ),
         encode=lambda x: tf.reshape(tf.reshape(x, (len(x), 64))[:, :units], (-1, *shape)),
         decode=lambda z: tf.zeros((len(z), 8, 8, 1)) + tf.reduce_mean(tf.reshape(z, (len(z), -1)), axis=1)[:, None, None, None],
         sample=lambda n, temperature: tf.fill((n, 8, 8, 1), temperature),
@@ -535,3 +538,56 @@ def test_test_records_are_called_unseen_unless_the_card_says_otherwise(line, run
     found = text(run(card=[["source", "x"], line]))
     assert ("which the training never saw" in found) == (line in HARMLESS)
     assert ("what the data card says of them limits its worth" in found) == (line in LEAKS)
+
+
+@pytest.mark.parametrize(
+    "posterior, prior, kept, omitted",
+    [
+        ("VonMisesFisher(size=3)", "Uniform()", {"interpolations.png"}, {"samples", "traversals"}),
+        ("VQ(positions=3, size=2, count=4)", "Autoregressive()", {"samples_0.5.png"}, {"interpolations", "traversals"}),
+        ("Normal(size=3)", "Mixture(components=2)", {"interpolations.png", "samples_0.5.png", "traversals.png"}, set()),
+        ("Point(size=3)", "Standard()", {"interpolations.png", "samples_0.5.png", "traversals.png"}, set()),
+    ],
+    ids=lambda value: str(value).partition("(")[0],
+)
+def test_every_kind_of_latent_is_reported(posterior, prior, kept, omitted, run):
+    from helpers import build
+
+    from keras_vae import evaluation, report
+
+    _, dataset = tiny((3,), 3)
+    vae = build((8, 8, 1), posterior=posterior, prior=prior, likelihood="Binomial(levels=17)")
+    evaluator = evaluation.Evaluator(vae, dataset)
+    test, references = evaluator.full("test", 5), evaluator.references("test")
+    further, latent, left_out = report.details(vae, dataset, test["rate_per_unit"])
+    drawn = {**report.pictures(vae, dataset), **further}
+    assert kept <= set(drawn) and {what for what, _ in left_out} == omitted
+    assert {f"{what}.png" for what in omitted - {"samples"}}.isdisjoint(drawn)
+    assert sum(test["rate_per_unit"]) == pytest.approx(test["rate"], rel=1e-3, abs=1e-3)
+    assert test["units"] == 3 == len(test["variance_per_unit"]) and len(test["rate_per_unit"]) in (1, 3)
+    folder = run(test=test, references=references, omitted=left_out)
+    write_latent(folder, **latent)
+    said = text(folder)
+    table = {name: value for name, value, _ in report.rows({"test": test, "references": references, "train": {"best_step": 9, "steps": 9}})}
+    if vae.posterior.density:
+        assert test["log_likelihood"] >= test["elbo"] - 1.0 and table["log-likelihood"].endswith("nats") and "K = 5" in said
+    else:
+        assert test["log_likelihood"] is test["elbo"] is test["bits_per_dim"] is None
+        assert table["log-likelihood"] == "not available" and "no bound follows" in said
+    assert ("is one of all units together" in said) == (len(test["rate_per_unit"]) == 1)
+    text(folder, run("other"))  # also beside another run
+
+
+def test_a_line_on_a_sphere_is_a_great_circle():
+    from helpers import binary, build
+
+    from keras_vae import report
+
+    vae, seen = build((4, 4, 1), posterior="VonMisesFisher(size=3)", prior="Uniform()"), []
+    vae.posterior.head.kernel.assign(30.0 * vae.posterior.head.kernel)
+    decode = vae.decode
+    vae.decode = lambda z: seen.append(z.numpy()) or decode(z)
+    x = binary(2, (4, 4, 1))
+    report.interpolate(vae, x[:1], x[1:], 7)
+    assert np.allclose(np.linalg.norm(seen[0], axis=1), 1.0, atol=1e-5)
+    assert np.allclose(seen[0][[0, -1]], vae.encode(x), atol=1e-5) and np.linalg.matrix_rank(seen[0], tol=1e-4) == 2

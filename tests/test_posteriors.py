@@ -463,3 +463,42 @@ def test_a_skipped_step_leaves_the_codebook():
     before = arrays([vae.posterior.codebook, vae.posterior.usage])
     assert vae.train_step(np.full((4, 4, 4, 1), np.nan, "float32"))["skipped"]
     assert difference(arrays([vae.posterior.codebook, vae.posterior.usage]), before) == 0.0
+
+
+# ---- what every kind of distribution owes to the rest
+
+
+def kinds() -> dict:
+    """One of each distribution a posterior gives, four rows."""
+    found = (made(name)(features(4)) for name in NAMES)
+    return {next(cls.__name__ for cls in type(one).__mro__ if cls.__module__.startswith("keras_vae")): one for one in found}
+
+
+def test_no_distribution_of_a_latent_is_missing():
+    latent = distributions.latent
+    public = {name for name, item in vars(latent).items() if isinstance(item, type) and item.__module__ == latent.__name__}
+    bases = {cls.__name__ for one in kinds().values() for cls in type(one).__mro__}
+    assert {name for name in public if not name.startswith("_")} <= bases
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repeat_puts_copies_beside_each_other(name):
+    distribution = made(name)(features(4))
+    repeated = distribution.repeat(3)
+    assert type(repeated) is type(distribution)
+    z = repeated.mean()
+    assert np.allclose(z, np.repeat(distribution.mean(), 3, axis=0), atol=1e-5)
+    assert distribution.sample(Seed.of(0)).shape == distribution.mean().shape == distribution.mode().shape
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_agrees_with_eager(name):
+    posterior = made(name)
+    standard = noise.normal(Seed.of(1), (4, *posterior.event_shape))
+
+    def all_of_it(given):
+        known, z = posterior(given).draw(standard)
+        return z, known.log_prob(z), posterior(given).mean()
+
+    for found, expected in zip(tf.function(all_of_it, jit_compile=True)(features(4)), all_of_it(features(4)), strict=True):
+        assert np.allclose(found, expected, rtol=1e-3, atol=2e-3)
