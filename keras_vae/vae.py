@@ -209,7 +209,8 @@ class VAE(keras.Model):
 
     def log_likelihood(self, x, samples: int = 100, seed: int = 0, row: int = 0) -> tf.Tensor:
         """The importance-weighted bound log 1/K sum p(x, z_k) / q(z_k|x) <= log p(x), [B], nats, K = `samples`; K = 1 is the ELBO
-        (Importance Weighted Autoencoders; Burda et al. 2015). `row`: the number of the first record, where x is a part of more."""
+        (Importance Weighted Autoencoders; Burda et al. 2015). `row`: the number of the first record, where x is a part of more. Where the
+        posterior has no density (`posterior.density`), it is -(distortion - log p(z)), and no bound."""
         weights = self.log_weights(as_batch(x), samples, Seed.of(seed, row=row).fold("log_likelihood"))
         return tf.reduce_logsumexp(weights, axis=1) - tf.math.log(float(samples))
 
