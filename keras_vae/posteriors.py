@@ -360,7 +360,8 @@ class VQ(Posterior):
     def update(self, used, sums, candidates):
         rest = 1.0 - self.momentum
         usage = self.momentum * self.usage + rest * used
-        codebook = (self.momentum * self.usage[:, None] * self.codebook + rest * sums) / tf.maximum(usage, 1e-6)[:, None]
+        # The running mean of what was nearest; a code to which nothing is stays.
+        codebook = self.codebook + rest * (sums - used[:, None] * self.codebook) / tf.maximum(usage, 1e-6)[:, None]
         average = tf.reduce_mean(usage)
         dead = usage < self.revival * average
         self.usage.assign(tf.where(dead, average, usage))

@@ -413,6 +413,7 @@ def test_codes_move_to_the_mean_of_what_is_nearest_to_them():
 
 def test_codes_follow_slowly_with_momentum():
     posterior, given = vq(momentum=0.9, revival=0.0), features(200)
+    posterior.usage.assign([3.0, 1.0, 0.5, 20.0, 7.0])
     before, usage = posterior.codebook.numpy(), posterior.usage.numpy()
     used, sums, _ = (value.numpy() for value in posterior.statistics(posterior(given), Seed.of(0), tf.constant(200)))
     posterior.update(*map(tf.constant, (used, sums, np.zeros((5, 2), "float32"))))
@@ -447,6 +448,14 @@ def test_dead_codes_come_back_at_vectors_of_the_batch():
         posterior.update(*posterior.statistics(posterior(given), Seed.of(0, step), tf.constant(200)))
     assert np.abs(posterior.codebook).max() < 10
     assert len(np.unique(np.argmax(posterior.codes(posterior(given).value), axis=-1))) == 5
+
+
+def test_a_code_that_nothing_is_nearest_to_stays_if_none_is_revived():
+    posterior, given = vq(momentum=0.0, revival=0.0), features(50)
+    posterior.codebook.assign(np.array([[0.0, 0.0], [50.0, 50.0], [60.0, 60.0], [70.0, 70.0], [0.5, 0.5]], "float32"))
+    for step in range(3):
+        posterior.update(*posterior.statistics(posterior(given), Seed.of(0, step), tf.constant(50)))
+    assert np.array_equal(posterior.codebook.numpy()[1:4], [[50.0, 50.0], [60.0, 60.0], [70.0, 70.0]])
 
 
 def test_training_uses_the_whole_codebook():
