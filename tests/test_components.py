@@ -145,6 +145,7 @@ def test_every_member_is_made_without_options_and_described_back(kind, name):
             and option
             not in (
                 "momentum",
+                "revival",
                 "final",
                 "l1",
                 "l2",
