@@ -511,3 +511,18 @@ def test_compiled_agrees_with_eager(name):
 
     for found, expected in zip(tf.function(all_of_it, jit_compile=True)(features(4)), all_of_it(features(4)), strict=True):
         assert np.allclose(found, expected, rtol=1e-3, atol=2e-3)
+
+
+PRIOR = {"real": "Standard()", "sphere": "Uniform()", "codes": "Autoregressive(widths=(8,))"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("network", ["Dense(widths=(8,), linear=True)", "Conv(widths=(4,), features=8)"])
+def test_every_network_works_with_every_posterior(name, network):
+    x, support = binary(5, (6, 5, 1)), components.find("posterior", name).support
+    vae = build((6, 5, 1), encoder=network, posterior=name, prior=PRIOR[support], decoder=network)
+    vae.adapt(x)
+    if "linear" in network:  # PCA is a start for a latent in R^n only
+        assert bool(np.abs(vae.decoder.direct.kernel).max() > 0) == (support == "real")
+    assert not vae.train_step(x)["skipped"]
+    assert vae.encode(x).shape == (5, *vae.posterior.event_shape) and vae.reconstruct(x).shape == vae.sample(5).shape == x.shape
