@@ -87,7 +87,8 @@ class Normal(Posterior):
 class FullNormal(Posterior):
     """q(z|x) = N(m(x), L(x) L(x)'), with |log L_ii^2| and |L_ij / L_ii| below `limit`.
 
-    The full covariance of Auto-Encoding Variational Bayes (Kingma and Welling 2013), by its Cholesky factor.
+    The full covariance of Auto-Encoding Variational Bayes (Kingma and Welling 2013), by its Cholesky factor. Use it where
+    units depend on one another given x, and are few: it needs size (size + 1) / 2 further outputs.
     """
 
     def __init__(self, size: Count = 16, limit: Positive = 10.0, **kwargs):
@@ -126,7 +127,7 @@ class Flow(Posterior):
 
     `kind`: "coupling" (Density Estimation using Real NVP; Dinh et al. 2016) or "autoregressive" (Improved Variational Inference with
     Inverse Autoregressive Flow; Kingma et al. 2016). `widths`: of the networks in a map, which see the features. The mean of q has no
-    formula: what stands for it, as the code of x, is f of the mean of z_0.
+    formula: what stands for it, as the code of x, is f of the mean of z_0. Use it for a tighter bound than a Normal gives.
     """
 
     parametric = False
@@ -166,7 +167,8 @@ class Flow(Posterior):
 class VonMisesFisher(Posterior):
     """q(z|x) = C exp(k(x) m(x)'z) on the sphere |z| = 1 of R^size, |m| = 1, with |log k| below `limit`.
 
-    Hyperspherical Variational Auto-Encoders (Davidson et al. 2018).
+    Hyperspherical Variational Auto-Encoders (Davidson et al. 2018). Use it for data that is a matter of direction, and where units of few
+    dimensions collapse with a Normal; with the prior Uniform.
     """
 
     support = "sphere"
@@ -200,7 +202,8 @@ class Categorical(Posterior):
     """q(z|x): one of `size` codes at each of `positions`, independent given x, z one-hot [B, positions, size].
 
     Its gradient is that of a softmax at the `temperature` (Categorical Reparameterization with Gumbel-Softmax; Jang et al. 2016; The
-    Concrete Distribution; Maddison et al. 2016); z itself is exactly one-hot, so that the bound is one.
+    Concrete Distribution; Maddison et al. 2016); z itself is exactly one-hot, so that the bound is one. Use it where the latent is
+    a choice, such as a kind or a cluster; with the prior Uniform or Autoregressive.
     """
 
     support = "codes"
@@ -237,7 +240,7 @@ class FSQ(Posterior):
     """All mass of q(z|x) on z(x) [B, positions, D], whose d-th number is rounded to one of levels[d] between -1 and 1.
 
     Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al. 2023). A tanh bounds it before; the rounding has the gradient of the
-    identity.
+    identity. Use it for discrete codes without a codebook to keep alive; with the prior Autoregressive, which makes its samples good.
     """
 
     support = "codes"
@@ -295,7 +298,8 @@ class VQ(Posterior):
 
     Neural Discrete Representation Learning (van den Oord et al. 2017), with its moving averages: at each step a code goes to the mean of
     the encoder's vectors nearest to it, averaged with `momentum`; the encoder pays `commitment` |vector - code|^2, nats. A code that is
-    used less than `revival` times the average one is put on an encoder's vector out of the batch.
+    used less than `revival` times the average one is put on an encoder's vector out of the batch. Use it for discrete codes that are
+    learned; with the prior Autoregressive, which makes its samples good.
     """
 
     support = "codes"
@@ -371,7 +375,8 @@ class VQ(Posterior):
 class Point(Posterior):
     """All mass of q(z|x) on m(x): the deterministic autoencoder, its code held by -log p(z) in place of a rate; no bound follows.
 
-    From Variational to Deterministic Autoencoders (Ghosh et al. 2019).
+    From Variational to Deterministic Autoencoders (Ghosh et al. 2019). Use it for codes and reconstructions without noise, and sample the
+    ex-post density.
     """
 
     density = False

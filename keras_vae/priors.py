@@ -58,6 +58,7 @@ class Mixture(Prior):
     """p(z) = sum_k w_k N(m_k, diag s_k^2), all learned, k = 1 .. `components`; it starts near N(0, I).
 
     The mixture of Gaussians of VAE with a VampPrior (Tomczak and Welling 2017). `temperature` multiplies s_k, not the distances of the m_k.
+    Use it where the data has clusters.
     """
 
     def __init__(self, components: Count = 64, **kwargs):
@@ -98,7 +99,7 @@ class Vamp(Prior):
     """p(z) = 1/K sum_k q(z|u_k), u_k = `components` pseudo-inputs that are learned (VAE with a VampPrior; Tomczak and Welling 2017).
 
     They start at data, and a sigmoid holds them between the least and the greatest value of it. `temperature` multiplies the spread of
-    each q(z|u_k).
+    each q(z|u_k). Use it for the tightest bound among the mixtures, at the price of encoding the pseudo-inputs in every step.
     """
 
     def __init__(self, components: Count = 100, **kwargs):
@@ -146,7 +147,8 @@ class Vamp(Prior):
 class Flow(Prior):
     """p(z) of z = f^-1(z_0), z_0 ~ N(0, I), f a chain of affine couplings that starts at the identity: density and samples are both cheap.
 
-    Density Estimation using Real NVP (Dinh et al. 2016). `temperature` multiplies the spread of z_0.
+    Density Estimation using Real NVP (Dinh et al. 2016). `temperature` multiplies the spread of z_0. Use it where samples of
+    the standard prior fall between the codes.
     """
 
     def __init__(self, steps: Count = 4, widths: Count | tuple[Count, ...] = (128,), **kwargs):
@@ -171,7 +173,8 @@ class Flow(Prior):
 class Uniform(Prior):
     """p(z) is the same everywhere: on the sphere |z| = 1, or over the codes of every position.
 
-    There is no spread that a `temperature` could change.
+    Hyperspherical Variational Auto-Encoders (Davidson et al. 2018); Neural Discrete Representation Learning (van den Oord et al. 2017).
+    Use it with VonMisesFisher, and with codes that are to be used evenly. There is no spread that a `temperature` could change.
     """
 
     supports = ("sphere", "codes")
@@ -196,7 +199,8 @@ class Uniform(Prior):
 class Autoregressive(Prior):
     """p(z) = prod_n p(code_n | codes before it), over codes: MADE (Masked Autoencoder for Distribution Estimation; Germain et al. 2015).
 
-    `widths`: of the network that all positions share. `temperature` divides the logits.
+    `widths`: of the network that all positions share. `temperature` divides the logits: below 1 samples are likelier
+    and more alike. Use it with every posterior over codes whose samples matter.
     """
 
     supports = ("codes",)
