@@ -45,7 +45,8 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)
     reason = f"{elements:,} elements are few" if small else f"{elements:,} elements are many"
-    further = ", linear=True" * (elements <= LINEAR_ELEMENTS)
+    in_space = components.find("posterior", components.parse(config.model.posterior)[0]).support == "real"  # PCA starts no other latent
+    further = ", linear=True" * (in_space and elements <= LINEAR_ELEMENTS)
     if config.data.augment == "auto":
         few = len(dataset.train) < FEW_RECORDS and not small
         shift = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})"

@@ -264,6 +264,8 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
         ("device", f"{group.describe()}{devices.hardware()}"),
         ("training", f"{trainer.total:,} steps of {batch}, {options.algorithm} at {options.learning_rate:g}, {options.decay}"),
     ]
+    if not vae.posterior.density:
+        rows.append(("note", "what training shows as ELBO is log p(x|z) + log p(z): the posterior is a point, and no bound follows"))
     if vae.couples and group.replicas > 1:
         rows.append(("note", f"XLA compiles the update alone: {', '.join(vae.couples)} looks at the rows of all replicas"))
     return rows

@@ -548,7 +548,7 @@ def test_test_records_are_called_unseen_unless_the_card_says_otherwise(line, run
         ("Normal(size=3)", "Mixture(components=2)", {"interpolations.png", "samples_0.5.png", "traversals.png"}, set()),
         ("Point(size=3)", "Standard()", {"interpolations.png", "samples_0.5.png", "traversals.png"}, set()),
     ],
-    ids=lambda value: str(value).partition("(")[0],
+    ids=["sphere", "codes", "mixture", "point"],
 )
 def test_every_kind_of_latent_is_reported(posterior, prior, kept, omitted, run):
     from helpers import build
