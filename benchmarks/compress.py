@@ -3,7 +3,7 @@
     python benchmarks/compress.py prune [--sparsity 0.9] [--seed 0] [any option of train.py]
     python benchmarks/compress.py distill [--student 48] [--seed 0] [any option of train.py]
 
-prune: the preset mnist as it is, and pruned by magnitude from a fifth of the run on, over half of it; the rest is fine-tuning.
+prune: the preset mnist as it is, and pruned by magnitude from a tenth of the run on, over three tenths of it; the rest is fine-tuning.
 distill: a teacher (the preset), a student with dense layers of `--student` units trained alone, and the same student taught.
 A run that was cut is continued, a finished one is read.
 """
@@ -40,7 +40,7 @@ def prune(options, rest) -> None:
     dense = run(f"dense-{options.seed}", options.seed, *rest)
     config = runs.load(f"dense-{options.seed}").config
     steps = dense["train"]["steps"]
-    pruning = {"sparsity": options.sparsity, "prune_from": steps // 5, "prune_steps": steps // 2}
+    pruning = {"sparsity": options.sparsity, "prune_from": steps // 10, "prune_steps": 3 * steps // 10}
     changed = []
     for part in ("encoder", "decoder"):
         name, given = components.parse(getattr(config.model, part))

@@ -28,11 +28,12 @@ def grey(n: int, shape: tuple, seed: int = 0) -> np.ndarray:
 
 
 def build(shape: tuple, optimizer=None, weights=None, clip_norm: float = 0.0, **parts) -> VAE:
-    """A compiled and built VAE for data of `shape`, tiny where `parts` say nothing; the same initial weights every time."""
+    """A compiled and built VAE for data of `shape`, tiny where `parts` say nothing; the same initial weights every time. XLA is left out:
+    it takes longer than what is tested, and keeps what it has compiled until the process ends."""
     keras.utils.set_random_seed(7)
     vae = VAE(**{**TINY, **parts})
     vae.build((None, *shape))
-    vae.compile(optimizer or keras.optimizers.SGD(0.01), clip_norm=clip_norm)
+    vae.compile(optimizer or keras.optimizers.SGD(0.01), clip_norm=clip_norm, jit_compile=False)
     vae.optimizer.build(vae.trainable_variables)
     if weights is not None:
         put(vae.weights, weights)
