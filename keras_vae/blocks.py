@@ -1,9 +1,9 @@
 """What networks are built from: the units they stack.
 
-A unit is affine -> normalization -> activation -> dropout. A residual unit is x + affine(dropout(activation(affine(normalization(x)))))
-(Identity Mappings in Deep Residual Networks; He et al. 2016), its last affine starting at zero so that a deep stack starts as
-the identity; normalization and activation close a residual stack. A dense unit puts what a unit makes beside what entered it (Densely
-Connected Convolutional Networks; Huang et al. 2017).
+A unit is affine -> normalization -> activation -> dropout; a condition acts on what is normalized (`FiLM`). A residual unit is
+x + affine(dropout(activation(affine(normalization(x))))) (Identity Mappings in Deep Residual Networks; He et al. 2016), its last affine
+starting at zero so that a deep stack starts as the identity; normalization and activation close a residual stack. A dense unit puts what
+a unit makes beside what entered it (Densely Connected Convolutional Networks; Huang et al. 2017).
 """
 
 import math
@@ -72,38 +72,59 @@ class Dropout(keras.layers.Layer):
         return tf.where(mask, x / keep, tf.zeros_like(x))
 
 
-class Unit(keras.layers.Layer):
-    """affine -> normalization -> activation -> gate, if there is one -> dropout."""
+class FiLM(keras.layers.Layer):
+    """h -> h (1 + gamma(c)) + beta(c), a factor and a shift for each channel, gamma and beta the two halves of project(c), c [B, size].
 
-    def __init__(self, affine, width, kind, activation, dropout, gate=None, **kwargs):
+    The identity where `project` starts at zero (FiLM: Visual Reasoning with a General Conditioning Layer; Perez et al. 2017).
+    """
+
+    def __init__(self, project, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.project, self.size = project, size
+
+    def build(self, h_shape):
+        self.project.build((None, self.size))
+        self.built = True
+
+    def call(self, h, condition):
+        gamma, beta = tf.split(tf.reshape(self.project(condition), (-1, *[1] * (len(h.shape) - 2), 2 * h.shape[-1])), 2, axis=-1)
+        return h * (1.0 + gamma) + beta
+
+
+class Unit(keras.layers.Layer):
+    """affine -> normalization -> FiLM, if there is a condition -> activation -> gate, if there is one -> dropout."""
+
+    def __init__(self, affine, width, kind, activation, dropout, gate=None, film=None, **kwargs):
         super().__init__(**kwargs)
         self.affine = affine
         self.normalization = normalization(kind, width, self.dtype_policy)
+        self.film = film
         self.activation = keras.activations.get(activation)
         self.gate = gate
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):
         self.affine.build(x_shape)
-        self.normalization.build(self.affine.compute_output_shape(x_shape))
-        if self.gate:
-            self.gate.build(self.affine.compute_output_shape(x_shape))
+        for layer in filter(None, (self.normalization, self.film, self.gate)):
+            layer.build(self.affine.compute_output_shape(x_shape))
         self.built = True
 
     def compute_output_shape(self, x_shape):
         return self.affine.compute_output_shape(x_shape)
 
-    def call(self, x, training=False, seed=None):
-        x = self.activation(self.normalization(self.affine(x), training=training))
+    def call(self, x, training=False, seed=None, condition=None):
+        x = self.normalization(self.affine(x), training=training)
+        x = self.activation(self.film(x, condition) if self.film else x)
         return self.dropout(self.gate(x) if self.gate else x, training=training, seed=seed)
 
 
 class Residual(keras.layers.Layer):
-    """x + gate(last(dropout(activation(first(normalization(x)))))), the gate where there is one."""
+    """x + gate(last(dropout(activation(first(FiLM(normalization(x))))))), FiLM and the gate where there is one."""
 
-    def __init__(self, first, last, width, kind, activation, dropout, gate=None, **kwargs):
+    def __init__(self, first, last, width, kind, activation, dropout, gate=None, film=None, **kwargs):
         super().__init__(**kwargs)
         self.normalization = normalization(kind, width, self.dtype_policy)
+        self.film = film
         self.first = first
         self.activation = keras.activations.get(activation)
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
@@ -111,15 +132,16 @@ class Residual(keras.layers.Layer):
         self.gate = gate
 
     def build(self, x_shape):
-        for layer in filter(None, (self.normalization, self.first, self.last, self.gate)):
+        for layer in filter(None, (self.normalization, self.film, self.first, self.last, self.gate)):
             layer.build(x_shape)
         self.built = True
 
     def compute_output_shape(self, x_shape):
         return x_shape
 
-    def call(self, x, training=False, seed=None):
-        inner = self.activation(self.first(self.normalization(x, training=training)))
+    def call(self, x, training=False, seed=None, condition=None):
+        inner = self.normalization(x, training=training)
+        inner = self.activation(self.first(self.film(inner, condition) if self.film else inner))
         inner = self.last(self.dropout(inner, training=training, seed=seed))
         return x + (self.gate(inner) if self.gate else inner)
 
@@ -138,8 +160,23 @@ class Append(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], x_shape[-1] + self.unit.compute_output_shape(x_shape)[-1])
 
-    def call(self, x, training=False, seed=None):
-        return tf.concat([x, self.unit(x, training=training, seed=seed)], axis=-1)
+    def call(self, x, training=False, seed=None, condition=None):
+        return tf.concat([x, self.unit(x, training=training, seed=seed, condition=condition)], axis=-1)
+
+
+class Concatenate(keras.layers.Layer):
+    """[x, c]: channels of x, then those of the condition c [B, size], the same at every position."""
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def compute_output_shape(self, x_shape):
+        return (*x_shape[:-1], x_shape[-1] + self.size)
+
+    def call(self, x, training=False, seed=None, condition=None):
+        channels = tf.reshape(condition, (-1, *[1] * (len(x.shape) - 2), self.size))
+        return tf.concat([x, tf.tile(channels, (1, *x.shape[1:-1], 1))], axis=-1)
 
 
 class Excite(keras.layers.Layer):
@@ -179,7 +216,7 @@ class Attention(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return x_shape
 
-    def call(self, x, training=False, seed=None):
+    def call(self, x, training=False, seed=None, condition=None):
         positions, size = math.prod(x.shape[1:-1]), self.project.units // (3 * self.heads)
         parts = tf.reshape(self.project(self.normalization(x, training=training)), (-1, positions, 3, self.heads, size))
         q, k, v = tf.unstack(tf.transpose(parts, (2, 0, 3, 1, 4)))  # [B, heads, positions, size]
@@ -203,7 +240,7 @@ class Close(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return x_shape
 
-    def call(self, x, training=False, seed=None):
+    def call(self, x, training=False, seed=None, condition=None):
         return self.activation(self.normalization(x, training=training))
 
 
@@ -217,7 +254,7 @@ class Reshape(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return (None, *self.shape)
 
-    def call(self, x, training=False, seed=None):
+    def call(self, x, training=False, seed=None, condition=None):
         return tf.reshape(x, (-1, *self.shape))
 
 
@@ -231,5 +268,5 @@ class Crop(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return (None, *self.size, x_shape[-1])
 
-    def call(self, x, training=False, seed=None):
+    def call(self, x, training=False, seed=None, condition=None):
         return x[(slice(None), *map(slice, self.size))]

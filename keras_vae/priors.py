@@ -16,11 +16,12 @@ class Prior(keras.layers.Layer):
 
     `supports` names the kinds of z it is for (`Posterior.support`). `meet` is called before `build` and sets `event_shape`, the shape *Z
     of one latent; `data_shape`, the shape *X of what the encoder is given, is set before that. `spreads`: whether a temperature changes
-    samples.
+    samples. `infers`: whether it asks q(z|x) of inputs of its own, which come with no condition.
     """
 
     supports: tuple = ("real",)
     spreads = True
+    infers = False
     event_shape: tuple = ()
     data_shape: tuple = ()
 
@@ -101,6 +102,8 @@ class Vamp(Prior):
     They start at data, and a sigmoid holds them between the least and the greatest value of it. `temperature` multiplies the spread of
     each q(z|u_k). Use it for the tightest bound among the mixtures, at the price of encoding the pseudo-inputs in every step.
     """
+
+    infers = True
 
     def __init__(self, components: Count = 100, **kwargs):
         super().__init__(**kwargs)

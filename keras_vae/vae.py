@@ -3,6 +3,8 @@
 log p(x)  >=  ELBO  =  E_q(z|x) [ log p(x|z) ]  -  KL( q(z|x) || p(z) )        nats, per example
 """
 
+import inspect
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -19,7 +21,12 @@ class VAE(keras.Model):
 
     It is a `keras.Model`: `compile`, `fit`, `evaluate`, `predict` and `save` work on arrays x [N, *X]. `objective` is the loss; `seed`
     addresses all noise: the same seed and the same batches give the same weights.
+
+    It is a model of p(x|c) if it is built with a "condition" c [B, C] beside x, which encoder and decoder are given and the prior is
+    not (Learning Structured Output Representation using Deep Conditional Generative Models; Sohn et al. 2015).
     """
+
+    condition_size = 0  # C, set by `build`
 
     def __init__(
         self,
@@ -60,27 +67,39 @@ class VAE(keras.Model):
             what = f"{_name(self.objective)} does not fit the other parts"
             raise Refusal("usage", what, components.path("objective"), refused, "python train.py --list objective")
 
+    def check_condition(self) -> None:
+        """`Refusal` (usage) if a part has no use for a condition."""
+        if self.prior.infers:
+            why = "it asks the encoder about inputs of its own, and these have no condition"
+            fix = "--model.prior with another, like Mixture()"
+            raise Refusal("usage", f"{_name(self.prior)} does not fit a model with a condition", components.path("prior"), why, fix)
+        for kind in ("encoder", "decoder"):
+            if "condition" not in inspect.signature((part := getattr(self, kind)).call).parameters:
+                what, fix = f"{_name(part)} takes no condition", "write call(self, x, training=False, seed=None, condition=None)"
+                raise Refusal("usage", what, components.path(kind), "the batch has one, and its `call` has no such argument", fix)
+
     def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None, gate=()) -> Inference:
         """What the model says about a batch: every term of the bound, in order. With `samples` = K each row appears K times; `noise`
         [B, *Z] replaces what is drawn; the samples pass a `gate` (see `inference.Gate`)."""
         if not self.built:
             raise ValueError("the model is not built: call fit(x) or adapt(x) first")
-        features = self.encoder(batch.get("input", batch["x"]), training=training, seed=seed.fold("encoder"))
+        condition = batch.get("condition")
+        features = self.encoder(batch.get("input", batch["x"]), condition, training=training, seed=seed.fold("encoder"))
         posterior = self.posterior(features).repeat(samples)  # q(z|x)
-        seed = seed.repeat(samples)
+        seed, condition = seed.repeat(samples), None if condition is None else tf.repeat(condition, samples, axis=0)
         if noise is None:
             noise = normal(seed.fold("z"), (tf.shape(posterior[0])[0], *self.posterior.event_shape))
         posterior, z = posterior.draw(noise)
         z = gate(z) if gate else z
         prior = self.prior(z)  # p(z)
-        features = self.decoder(z, training=training, seed=seed.fold("decoder"))
+        features = self.decoder(z, condition, training=training, seed=seed.fold("decoder"))
         likelihood = self.likelihood(features)  # p(x|z)
         contrast, taught = (), ()
         if self.objective.contrasts:
             contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast"))
         if self.objective.crosses and "teacher" in batch:
             theirs = batch["teacher"]["q"].repeat(samples).from_noise(noise)
-            taught = self.likelihood(self.decoder(theirs, training=training, seed=seed.fold("decoder")))
+            taught = self.likelihood(self.decoder(theirs, condition, training=training, seed=seed.fold("decoder")))
         return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast, taught)
 
     def gradients(self, batch: dict, seed: Seed, step, count):
@@ -178,27 +197,30 @@ class VAE(keras.Model):
         seed = Seed.of(self.seed).fold("call") if seed is None else seed
         return self.infer(as_batch(inputs), seed, training=bool(training))
 
-    def encode(self, x) -> tf.Tensor:
-        """The posterior mean, z [B, *Z]."""
-        return self.posterior(self.encoder(x)).mean()
+    def encode(self, x, condition=None) -> tf.Tensor:
+        """The posterior mean, z [B, *Z]; as below, given the `condition` [B, C] where the model has one."""
+        return self.posterior(self.encoder(x, condition)).mean()
 
-    def decode(self, z) -> tf.Tensor:
+    def decode(self, z, condition=None) -> tf.Tensor:
         """The mean of p(x|z), x [B, *X]."""
-        return self.likelihood(self.decoder(z)).mean()
+        return self.likelihood(self.decoder(z, condition)).mean()
 
-    def reconstruct(self, x) -> tf.Tensor:
+    def reconstruct(self, x, condition=None) -> tf.Tensor:
         """decode(encode(x)), [B, *X]."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, condition), condition)
 
-    def sample(self, n, seed: int = 0, temperature=1.0, density=None) -> tf.Tensor:
+    def sample(self, n, seed: int = 0, temperature=1.0, density=None, condition=None) -> tf.Tensor:
         """n means of p(x|z) with z ~ p(z), or of another `density` (see `density.fit`), spread by `temperature`, [n, *X]. The first of n
-        samples do not depend on n."""
-        return self.decode((density or self.prior).sample(n, Seed.of(seed).fold("sample"), temperature))
+        samples do not depend on n. `condition`: [n, C], or [C] for all of them."""
+        z = (density or self.prior).sample(n, Seed.of(seed).fold("sample"), temperature)
+        if condition is not None and len(np.shape(condition)) == 1:
+            condition = tf.repeat(tf.cast(condition, tf.float32)[None], n, axis=0)
+        return self.decode(z, condition)
 
-    def teach(self, x) -> dict:
+    def teach(self, x, condition=None) -> dict:
         """What a student is shown of x [B, *X]: q(z|x), and the mean of p(x|z) at the posterior mean, [B, *X]."""
-        posterior = self.posterior(self.encoder(x))
-        return {"q": posterior, "x": self.decode(posterior.mean())}
+        posterior = self.posterior(self.encoder(x, condition))
+        return {"q": posterior, "x": self.decode(posterior.mean(), condition)}
 
     def log_weights(self, batch: dict, samples: int, seed: Seed) -> tf.Tensor:
         """log p(x, z) - log q(z|x) at K = `samples` draws z ~ q(z|x), [B, K], nats."""
@@ -207,21 +229,24 @@ class VAE(keras.Model):
         weights = inference.log_importance_weight(tf.repeat(batch["x"], samples, axis=0), observed)
         return tf.reshape(weights, (-1, samples))
 
-    def log_likelihood(self, x, samples: int = 100, seed: int = 0, row: int = 0) -> tf.Tensor:
+    def log_likelihood(self, x, samples: int = 100, seed: int = 0, row: int = 0, condition=None) -> tf.Tensor:
         """The importance-weighted bound log 1/K sum p(x, z_k) / q(z_k|x) <= log p(x), [B], nats, K = `samples`; K = 1 is the ELBO
         (Importance Weighted Autoencoders; Burda et al. 2015). `row`: the number of the first record, where x is a part of more. Where the
         posterior has no density (`posterior.density`), it is -(distortion - log p(z)), and no bound."""
-        weights = self.log_weights(as_batch(x), samples, Seed.of(seed, row=row).fold("log_likelihood"))
+        batch = as_batch(x) | ({} if condition is None else as_batch({"condition": condition}))
+        weights = self.log_weights(batch, samples, Seed.of(seed, row=row).fold("log_likelihood"))
         return tf.reduce_logsumexp(weights, axis=1) - tf.math.log(float(samples))
 
-    def adapt(self, x, mask=None) -> None:
-        """Build for data like the sample x [N, *X] and start the output at its mean, over what `mask` [N, *X] (1 = observed) shows.
-        Refuses data the likelihood cannot score."""
+    def adapt(self, x, mask=None, condition=None) -> None:
+        """Build for data like the sample x [N, *X], with a `condition` [N, C] where it comes with one, and start the output at its mean,
+        over what `mask` [N, *X] (1 = observed) shows. Refuses data the likelihood cannot score."""
         x = np.asarray(x, "float32")
-        self.build(x.shape)
-        if not np.isfinite(x).all():
-            row = int(np.argwhere(~np.isfinite(x))[0][0])
-            raise Refusal("data", "the data has values that are not finite", where=f"row {row}", fix="remove or replace them")
+        given = {} if condition is None else {"condition": np.asarray(condition, "float32")}
+        self.build({"x": x.shape} | {name: values.shape for name, values in given.items()})
+        for name, values in {"data": x, **given}.items():
+            if not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values))[0][0])
+                raise Refusal("data", f"the {name} has values that are not finite", where=f"row {row}", fix="remove or replace them")
         if why := self.likelihood.check(x):
             raise Refusal("data", "the likelihood does not fit the data", why=why, fix="python train.py --list likelihood")
         if mask is not None:
@@ -238,7 +263,13 @@ class VAE(keras.Model):
         if self.built:
             return
         shapes = inputs_shape if isinstance(inputs_shape, dict) else {"x": inputs_shape}
-        event_shape = tuple(shapes["x"][1:])
+        event_shape, condition_shape = tuple(shapes["x"][1:]), tuple(shapes.get("condition", ()))
+        if condition_shape:
+            if len(condition_shape) != 2 or not condition_shape[1]:
+                fix = "a class as one-hot, keras.utils.to_categorical(labels)"
+                raise ValueError(f"a condition has the shape [B, C], not {list(condition_shape)}: {fix}, a number as [B, 1]")
+            self.check_condition()
+            self.condition_size = self.encoder.condition_size = self.decoder.condition_size = condition_shape[1]
         self.decoder.event_shape = self.likelihood.event_shape = event_shape
         self.encoder.location_shape = self.posterior.event_shape
         self.prior.data_shape = tuple(shapes.get("input", shapes["x"])[1:])
@@ -302,7 +333,7 @@ class VAE(keras.Model):
             raise ValueError("Keras' fit does not work with several workers: train.py does")
         if not self.built and (isinstance(x, (dict, tf.data.Dataset)) or hasattr(x, "shape")):
             first = as_batch(next(iter(x)) if isinstance(x, tf.data.Dataset) else x)
-            self.adapt(first["x"], first.get("mask"))
+            self.adapt(first["x"], first.get("mask"), first.get("condition"))
         return super().fit(x, *args, **kwargs)
 
     @property
@@ -319,7 +350,10 @@ class VAE(keras.Model):
         return cls(**config)
 
     def get_build_config(self):
-        return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape}} if self.built else None
+        if not self.built:
+            return None
+        condition = {"condition": (None, self.condition_size)} if self.condition_size else {}
+        return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape, **condition}}
 
     def build_from_config(self, config):
         self.build(config["shapes"])
@@ -362,7 +396,7 @@ def as_batch(data) -> dict:
             raise ValueError(WEIGHTS)
     else:
         batch = dict(data) if isinstance(data, dict) else {"x": data}
-    batch = {key: tf.cast(value, tf.float32) if key in ("x", "input", "mask") else value for key, value in batch.items()}
+    batch = {key: tf.cast(value, tf.float32) if key in ("x", "input", "mask", "condition") else value for key, value in batch.items()}
     if "mask" in batch:
         batch["x"] = tf.where(batch["mask"] > 0.0, batch["x"], 0.0)
     return batch

@@ -18,7 +18,7 @@ from keras_vae.vae import PARTS
 # room -> member -> calls that set every option to something else than its default
 ANNEALED = "beta=0.5, warmup=3, shape='cosine', cycles=2"
 NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, spectral=1e-3, dropout=0.3, linear=True"
-NETWORK += ", sparsity=0.6, prune_from=1, prune_steps=3"
+NETWORK += ", sparsity=0.6, prune_from=1, prune_steps=3, conditioning='concatenation'"
 GRID = "widths=(6,), depth=2, features=6, excite=2, attention=1, heads=2"
 OPTIONS = {
     "encoder": {

@@ -1,4 +1,4 @@
-"""Decoders: (z [B, *Z]) -> features for the likelihood, either [B, F] or, on the grid of the data, [B, ..., F]."""
+"""Decoders: (z [B, *Z], condition [B, C] where there is one) -> features for the likelihood, [B, F] or, on the data's grid, [B, ..., F]."""
 
 import math
 
@@ -10,13 +10,15 @@ from keras_vae.networks.network import GridNetwork, Network
 
 
 class Decoder(Network):
-    """The contract: `call(z, training, seed)` gives features; `event_shape`, the shape *X of one datum, is set before `build`."""
+    """The contract: `call(z, training, seed, condition)` gives features; without the argument `condition` it is for models that have none.
+    `event_shape`, the shape *X of one datum, is set before `build`."""
 
     event_shape: tuple = ()
 
     def flat(self, z_shape) -> list:
-        """What turns z of any rank into vectors."""
-        return [blocks.Reshape((math.prod(z_shape[1:]),), dtype=self.dtype_policy)] if len(z_shape) > 2 else []
+        """What turns z of any rank into vectors, with the condition where it enters."""
+        flat = [blocks.Reshape((math.prod(z_shape[1:]),), dtype=self.dtype_policy)] if len(z_shape) > 2 else []
+        return flat + self.join()
 
 
 class Dense(Decoder):
@@ -31,8 +33,8 @@ class Dense(Decoder):
     def compute_output_shape(self, z_shape):
         return (None, self.dense_width)
 
-    def call(self, z, training=False, seed=None):
-        return self.stack(z, training, seed)
+    def call(self, z, training=False, seed=None, condition=None):
+        return self.stack(z, training, seed, condition)
 
 
 class Conv(GridNetwork, Decoder):
@@ -63,5 +65,5 @@ class Conv(GridNetwork, Decoder):
     def compute_output_shape(self, z_shape):
         return (None, *self.event_shape[:-1], self.widths[-1])
 
-    def call(self, z, training=False, seed=None):
-        return self.stack(z, training, seed)
+    def call(self, z, training=False, seed=None, condition=None):
+        return self.stack(z, training, seed, condition)

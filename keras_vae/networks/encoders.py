@@ -1,4 +1,4 @@
-"""Encoders: (input [B, *X]) -> features [B, F]."""
+"""Encoders: (input [B, *X], condition [B, C] where there is one) -> features [B, F]."""
 
 import math
 
@@ -10,7 +10,8 @@ from keras_vae.networks.network import GridNetwork, Network
 
 
 class Encoder(Network):
-    """The contract: `call(x, training, seed)` turns data of any shape [B, *X] into features [B, F] for the posterior."""
+    """The contract: `call(x, training, seed, condition)` turns data of any shape [B, *X] into features [B, F] for the posterior. Without
+    the argument `condition` it is for models that have none."""
 
 
 class Dense(Encoder):
@@ -19,14 +20,14 @@ class Dense(Encoder):
     def build(self, x_shape):
         if self.built:
             return
-        self.units = [blocks.Reshape((math.prod(x_shape[1:]),), dtype=self.dtype_policy), *self.dense_units()]
+        self.units = [blocks.Reshape((math.prod(x_shape[1:]),), dtype=self.dtype_policy), *self.join(), *self.dense_units()]
         self.build_units(x_shape)
 
     def compute_output_shape(self, x_shape):
         return (None, self.dense_width)
 
-    def call(self, x, training=False, seed=None):
-        return self.stack(x, training, seed)
+    def call(self, x, training=False, seed=None, condition=None):
+        return self.stack(x, training, seed, condition)
 
 
 class Conv(GridNetwork, Encoder):
@@ -38,7 +39,7 @@ class Conv(GridNetwork, Encoder):
     def build(self, x_shape):
         if self.built:
             return
-        sides, self.units = self.halvings(x_shape[1:]), []
+        sides, self.units = self.halvings(x_shape[1:]), self.join()
         convolution = self.convolution(sides[0])
         for coarser, width in zip(reversed(range(len(self.widths))), self.widths, strict=True):
             self.units.append(self.unit(convolution, width, kernel_size=self.kernel, strides=2, padding="same"))
@@ -53,5 +54,5 @@ class Conv(GridNetwork, Encoder):
     def compute_output_shape(self, x_shape):
         return (None, self.features)
 
-    def call(self, x, training=False, seed=None):
-        return self.stack(x, training, seed)
+    def call(self, x, training=False, seed=None, condition=None):
+        return self.stack(x, training, seed, condition)

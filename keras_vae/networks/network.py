@@ -10,6 +10,7 @@ from keras_vae.domains import Activation, Count, Depth, Initializer, Kernel, Pro
 from keras_vae.errors import Refusal
 
 ITERATIONS = 20  # of the power iteration
+GIVE = 'give the batch a "condition" beside "x", or condition=... to the method'
 
 
 @keras.saving.register_keras_serializable("keras_vae")
@@ -57,10 +58,13 @@ class Network(keras.layers.Layer):
     stage, side by side ("dense"). `initializer`: any name of `keras.initializers`. `l1`, `l2`: penalties on kernels, `spectral`: on the
     squares of their largest singular values, nats. `dropout`: rate after each activation. `linear`: a linear path beside the stack, which
     starts at PCA where encoder and decoder both have one. `sparsity`: the share of each kernel, other than the linear path's, that is
-    pruned to zero between update `prune_from` and `prune_steps` updates later (`pruning`).
+    pruned to zero between update `prune_from` and `prune_steps` updates later (`pruning`). `conditioning`: where the model has a condition
+    [B, C], how it acts: on every unit, by a factor and a shift of each channel that start as the identity ("film"), or as C more channels
+    of what enters ("concatenation").
     """
 
     location_shape: tuple = ()  # of the latent or the datum, set before `build`
+    condition_size: int = 0  # C, 0 for none, set before `build`
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Network(keras.layers.Layer):
         sparsity: ProperFraction = 0.0,
         prune_from: Steps = 1000,
         prune_steps: Count = 5000,
+        conditioning: Literal["film", "concatenation"] = "film",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -85,6 +90,22 @@ class Network(keras.layers.Layer):
         self.initializer, self.l1, self.l2, self.spectral, self.dropout = initializer, l1, l2, spectral, dropout
         self.linear = linear
         self.sparsity, self.prune_from, self.prune_steps = sparsity, prune_from, prune_steps
+        self.conditioning = conditioning
+
+    def __call__(self, x, condition=None, **options):
+        """`call`, given the condition [B, C] of a model that has one; without, it need not know of any."""
+        if condition is None:
+            if self.condition_size:
+                raise ValueError(f"the model was built with a condition [B, {self.condition_size}], and none is given: {GIVE}")
+            return super().__call__(x, **options)
+        if not self.condition_size:
+            raise ValueError("the model was built without a condition, and one is given: leave it out, or fit a new model with it")
+        condition = tf.cast(condition, tf.float32)
+        rows = {x.shape[0], condition.shape[0]} - {None}
+        if tuple(condition.shape[1:]) != (self.condition_size,) or len(rows) > 1:
+            what = f"the condition has the shape {tuple(condition.shape)}, and what it comes with {tuple(x.shape)}"
+            raise ValueError(f"{what}: it has to be [B, {self.condition_size}], with the same B")
+        return super().__call__(x, condition=condition, **options)
 
     @property
     def kernels(self) -> list:
@@ -103,12 +124,12 @@ class Network(keras.layers.Layer):
 
     def unit(self, kind: type, width: int, **options) -> blocks.Unit:
         affine = self.affine(kind, width, **options)
-        rest = self.normalization, self.activation, self.dropout, self.gate(kind, width)
+        rest = self.normalization, self.activation, self.dropout, self.gate(kind, width), self.film(width)
         return blocks.Unit(affine, width, *rest, dtype=self.dtype_policy)
 
     def residual(self, kind: type, width: int, **options) -> blocks.Residual:
         first, last = self.affine(kind, width, **options), self.affine(kind, width, zero=True, **options)
-        rest = self.normalization, self.activation, self.dropout, self.gate(kind, width)
+        rest = self.normalization, self.activation, self.dropout, self.gate(kind, width), self.film(width)
         return blocks.Residual(first, last, width, *rest, dtype=self.dtype_policy)
 
     def append(self, kind: type, width: int, **options) -> blocks.Append:
@@ -117,6 +138,18 @@ class Network(keras.layers.Layer):
     def gate(self, kind: type, width: int) -> keras.layers.Layer | None:
         """What weighs the channels a unit makes."""
         return None
+
+    def film(self, width: int) -> blocks.FiLM | None:
+        """How the condition acts on a unit of so many channels."""
+        if not self.condition_size or self.conditioning != "film":
+            return None
+        project = self.affine(keras.layers.Dense, 2 * width, zero=True)
+        return blocks.FiLM(project, self.condition_size, dtype=self.dtype_policy)
+
+    def join(self) -> list:
+        """What adds the condition to what enters the network."""
+        joined = self.condition_size and self.conditioning == "concatenation"
+        return [blocks.Concatenate(self.condition_size, dtype=self.dtype_policy)] if joined else []
 
     def deepen(self, kind: type, width: int, depth: int, **options) -> list:
         """`depth` more units of the same width, connected as asked."""
@@ -151,11 +184,11 @@ class Network(keras.layers.Layer):
             shape = unit.compute_output_shape(shape)
         self.built = True
 
-    def stack(self, x, training, seed):
-        """`self.units` one after the other, each with its own draw; with a linear path, `Shifted` features."""
+    def stack(self, x, training, seed, condition=None):
+        """`self.units` one after the other, each with its own draw; with a linear path, which no condition enters, `Shifted` features."""
         shift = self.direct(x) if self.linear else None
         for number, layer in enumerate(self.units):
-            x = layer(x, training=training, seed=None if seed is None else seed.fold(number))
+            x = layer(x, training=training, seed=None if seed is None else seed.fold(number), condition=condition)
         return x if shift is None else blocks.Shifted(x, shift)
 
 
