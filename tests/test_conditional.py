@@ -189,10 +189,10 @@ def test_a_conditional_model_learns_to_sample_the_class_asked_for(conditioning, 
     (x, c), options = two_classes(), f"Dense(widths=(16,), normalization='layer', conditioning='{conditioning}')"
     keras.utils.set_random_seed(7)
     vae = VAE(encoder=options, decoder=options, posterior="Normal(size=2)", likelihood="Normal()")
-    vae.compile(keras.optimizers.Adam(1e-2))
+    vae.compile(keras.optimizers.Adam(2e-2))
     data = {"x": x, "condition": c}
-    given = (tf.data.Dataset.from_tensor_slices(data).batch(50),) if dataset else (data,)
-    vae.fit(*given, batch_size=None if dataset else 50, epochs=60, validation_data=(data,), verbose=0)
+    given = (tf.data.Dataset.from_tensor_slices(data).batch(100),) if dataset else (data,)
+    vae.fit(*given, batch_size=None if dataset else 100, epochs=100, shuffle=not dataset, validation_data=(data,), verbose=0)
     means = [vae.sample(200, condition=row).numpy().mean() for row in np.eye(2)]
     assert np.allclose(means, (3.0, -2.0), atol=0.4)
     mixed = vae.sample(6, condition=np.eye(2)[[0, 1, 0, 1, 0, 1]]).numpy().mean(axis=1)
@@ -238,15 +238,16 @@ def test_a_conditional_model_survives_a_file_and_goes_on(conditioning, tmp_path)
     assert np.array_equal(loaded.sample(3, condition=classes(3)), vae.sample(3, condition=classes(3)))
 
 
-@each_way
-@each_network
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("text", "conditioning", "dtype"),
+    [(DENSE, "film", "float32"), (CONV, "concatenation", "float32"), (CONV, "film", "mixed_bfloat16")],
+    ids=["dense", "conv", "bfloat16"],
+)
 def test_the_step_compiles_as_a_whole_and_agrees_with_the_plain_one(text, conditioning, dtype):
     parts = {**both(text, conditioning=conditioning, dropout=0.2, connections="residual"), "dtype": dtype, "objective": "IWAE(samples=2)"}
     plain, compiled, x = model(**parts), model(**parts), batch()
-    for _ in range(2):
-        expected = plain.train_step(x)
-        found, wrong = compile_whole(compiled.train_step, x)
+    expected = plain.train_step(x)
+    found, wrong = compile_whole(compiled.train_step, x)
     assert wrong == set() and not found["skipped"] and {weight.dtype for weight in compiled.trainable_weights} == {"float32"}
     assert np.isclose(found["loss"], expected["loss"], rtol=1e-5 if dtype == "float32" else 2e-2)
     if dtype == "float32":
