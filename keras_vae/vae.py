@@ -242,6 +242,8 @@ class VAE(keras.Model):
         over what `mask` [N, *X] (1 = observed) shows. Refuses data the likelihood cannot score."""
         x = np.asarray(x, "float32")
         given = {} if condition is None else {"condition": np.asarray(condition, "float32")}
+        if condition is not None and len(condition) != len(x):
+            raise ValueError(f"{len(condition)} rows of the condition for {len(x)} of x: give one for each")
         self.build({"x": x.shape} | {name: values.shape for name, values in given.items()})
         for name, values in {"data": x, **given}.items():
             if not np.isfinite(values).all():

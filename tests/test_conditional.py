@@ -353,6 +353,8 @@ def test_what_has_no_use_for_a_condition_is_refused_when_the_model_is_built():
     assert "condition=None" in refused.value.fix
     with pytest.raises(ValueError, match="to_categorical"):
         VAE(**TINY).adapt(x, condition=np.arange(8))
+    with pytest.raises(ValueError, match="7 rows of the condition for 8 of x"):
+        VAE(**TINY).adapt(x, condition=c[:7])
     with pytest.raises(Refusal, match="the condition has values that are not finite") as refused:
         VAE(**TINY).adapt(x, condition=np.where(np.arange(8)[:, None] == 5, np.nan, c))
     assert refused.value.where == "row 5"
