@@ -44,8 +44,9 @@ def sample(
     vae, seed = loaded.vae, Seed.of(_seed(seed)).fold("sample")
     source = loaded.density if density == "ex-post" else vae.prior
     if source is None:
-        why = "it has none: the run is of an earlier version, or its latent is not R^n"
-        raise Refusal("usage", "there is no ex-post density", "--density", f"{loaded.folder}: {why}", "--density prior")
+        elsewhere = "the latent of the run is not R^n, which it is made for"
+        why = "the run is of an earlier version" if vae.posterior.support == "real" else elsewhere
+        raise Refusal("usage", "there is no ex-post density", "--density", why, "--density prior")
 
     def draw(numbers, row):
         return vae.decode(source.sample(numbers.shape[0], seed.at(row), temperature))
@@ -72,9 +73,6 @@ def reconstruct(
         output: folder to write to; default: RUN/outputs.
     """
     loaded = _load(run)
-    if loaded.vae.posterior.support == "codes":
-        why = "its latent is made of codes, and nothing lies between two of them"
-        raise Refusal("usage", "the model has no interpolations", where=run, why=why, fix="reconstruct or sample")
     from keras_vae import report
 
     raw, modality = _records(loaded, input, split, count), loaded.modality

@@ -6,7 +6,6 @@ bound, since the model stays as it is.
 """
 
 import io
-import math
 import zipfile
 import zlib
 from collections import namedtuple
@@ -21,34 +20,42 @@ from keras_vae.errors import Refusal
 FILE = "density.npz"
 COMPONENTS = 10
 RECORDS = 20000  # of the training split
-PER_PARAMETER = 5  # records for each number of a full covariance; with fewer, the units of a component are independent
+MOST_FULL = 256  # units up to which full covariances are tried
 
 
 class ExPost(namedtuple("ExPost", "weights means factors")):
-    """sum_k w_k N(mu_k, L_k L_k') over z: weights [K], means [K, *Z], factors [K, |Z|, |Z|], lower triangular."""
+    """sum_k w_k N(mu_k, L_k L_k') over z: weights [K], means [K, |Z|], factors L_k [K, |Z|, |Z|], lower triangular, or their diagonals
+    [K, |Z|] where the units of a component are independent."""
 
     __slots__ = ()
 
     def sample(self, n, seed, temperature=1.0) -> tf.Tensor:
-        """n draws [n, *Z]; `temperature` multiplies the spread within a component. The first of n draws do not depend on n."""
-        shape, size = self.means.shape[1:], math.prod(self.means.shape[1:])
+        """n draws [n, |Z|]; `temperature` multiplies the spread within a component. The first of n draws do not depend on n."""
         drawn = noise.uniform(seed.fold("component"), (n, 1))
         components = tf.reduce_sum(tf.cast(drawn > tf.cumsum(self.weights)[:-1], tf.int32), axis=1)
-        spread = tf.einsum("nij,nj->ni", tf.gather(self.factors, components), noise.normal(seed.fold("z"), (n, size)))
-        return tf.reshape(tf.reshape(tf.gather(self.means, components), (-1, size)) + temperature * spread, (-1, *shape))
+        means, factors = tf.gather(self.means, components), tf.gather(self.factors, components)
+        normal = noise.normal(seed.fold("z"), (n, self.means.shape[1]))
+        spread = tf.linalg.matvec(factors, normal) if self.factors.ndim == 3 else factors * normal
+        return means + temperature * spread
 
 
 def fit(z: np.ndarray, components: int = COMPONENTS) -> ExPost:
-    """The mixture of the samples z [N, *Z] ~ q(z|x), one of each record."""
+    """The mixture of the samples z [N, |Z|] ~ q(z|x), one of each record; with full or with diagonal covariances, whichever gives a
+    fifth of them, held out, the higher density."""
     from sklearn.mixture import GaussianMixture
 
-    flat, size = z.reshape(len(z), -1).astype("float64"), math.prod(z.shape[1:])
-    components = max(1, min(components, len(z) // 2))
-    kind = "full" if len(z) >= PER_PARAMETER * components * size else "diag"
-    found = GaussianMixture(components, covariance_type=kind, random_state=0).fit(flat)
-    covariances = found.covariances_ if kind == "full" else [np.diag(variances) for variances in found.covariances_]
-    means = found.means_.reshape(-1, *z.shape[1:])
-    return ExPost(*(np.asarray(field, "float32") for field in (found.weights_, means, np.linalg.cholesky(covariances))))
+    z = np.repeat(z, 2, axis=0) if len(z) == 1 else z
+    held, rest, size = z[::5], np.delete(z, np.s_[::5], axis=0), z.shape[1]
+    components = max(1, min(components, len(rest) // 2))
+    kinds = ["diag", "full"] if size <= MOST_FULL and len(rest) > 2 * size else ["diag"]
+
+    def fitted(kind, rows):
+        return GaussianMixture(components, covariance_type=kind, random_state=0).fit(rows.astype("float64"))
+
+    kind = max(kinds, key=lambda kind: fitted(kind, rest).score(held)) if len(kinds) > 1 else kinds[0]
+    found = fitted(kind, z)
+    factors = np.linalg.cholesky(found.covariances_) if kind == "full" else np.sqrt(found.covariances_)
+    return ExPost(*(np.asarray(field, "float32") for field in (found.weights_, found.means_, factors)))
 
 
 def write(folder: Path, density: ExPost) -> None:

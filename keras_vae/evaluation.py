@@ -56,9 +56,11 @@ class Evaluator:
         modality = self.dataset.modality
         _, _, loc, unit_rate, error = self._over(split, limit, self._terms)
         n, size, continuous = len(loc), math.prod(modality.shape), self.vae.likelihood.continuous
-        activity = loc.var(axis=0)
-        if self.vae.posterior.support == "codes":  # a unit is a position
-            activity = activity.sum(axis=-1)
+        activity, least = loc.var(axis=0), ACTIVE
+        if self.vae.posterior.support == "codes":  # a unit is a position, and active if its code varies
+            activity, least = activity.sum(axis=-1), 0.0
+        elif self.vae.posterior.support == "sphere":  # beside the prior's 1 / size; without a rate, directions say nothing
+            activity = activity * activity.size * (unit_rate.sum(axis=1).mean() > ACTIVE * activity.size)
         figures = self.elbo(split, limit)
         if self.vae.posterior.density:
             log_likelihood = self.log_likelihood(split, samples, limit, progress)
@@ -72,7 +74,7 @@ class Evaluator:
             "log_likelihood_samples": samples,
             "bits_per_dim": None if mean is None else bits_per_dim(mean, size, continuous, modality.level_width),
             "density": bool(continuous and not modality.levels),
-            "active_units": int((activity > ACTIVE).sum()),
+            "active_units": int((activity > least).sum()),
             "units": activity.size,
             "rate_per_unit": unit_rate.mean(axis=0).tolist(),
             "variance_per_unit": activity.reshape(-1).tolist(),

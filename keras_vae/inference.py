@@ -47,8 +47,8 @@ class Gate:
 
 class Inference(namedtuple("Inference", "latents likelihood gate contrast taught", defaults=[(), (), ()])):
     """`latents`: a tuple of `Latent`, from the top of the hierarchy down; `likelihood`: the distribution p(x|z). Where the objective asks
-    for it, `gate`: what the samples passed; `contrast`: samples of the prior [B, *Z]; `taught`: p(x|z) at the z of a
-    teacher; else ()."""
+    for it, `gate`: what the samples passed; `contrast`: samples of the prior [B, *Z]; `taught`: the z of a teacher [B, *Z],
+    and p(x|z) there; else ()."""
 
     __slots__ = ()
 

@@ -338,6 +338,7 @@ class _Scaled(Likelihood):
         if self.sigma == "predicted":
             log_sigma = _unlimited(np.broadcast_to(log_sigma, self.event_shape), LIMIT)
             self.bias.assign(np.stack([loc, log_sigma], axis=-1))
+            self.project.kernel.assign(tf.zeros_like(self.project.kernel))  # the least noise is far outside a sigma at its floor
         else:
             self.bias.assign(loc)
             if isinstance(self.sigma, str):

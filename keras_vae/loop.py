@@ -200,14 +200,18 @@ class Trainer:
                 seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations), first)
                 raw = tf.gather(records, index) if self.resident else records[number]
                 x = self.dataset.modality.encode(self.augment(raw, seed.fold("augment")), seed.fold("encode"))
-                batch = {"x": x, "index": index, "place": (first, tf.constant(self.batch_size, tf.int64))}
-                self.vae.train_step(batch | ({"teacher": self.teacher.teach(x)} if self.teacher else {}))
+                place = first, tf.constant(self.batch_size, tf.int64)
+                self.vae.train_step({**self.batch_for(x), "index": index, "place": place})
 
             self.group.run(step, indices, records)
             return (number + 1,)
 
         tf.while_loop(lambda number: number < steps, body, (0,), parallel_iterations=1)
         return self.vae.get_metrics_result()
+
+    def batch_for(self, x) -> dict:
+        """x with what the objective reads beside it."""
+        return {"x": x, "teacher": self.teacher.teach(x)} if self.teacher else {"x": x}
 
     def advance(self, until: int) -> dict[str, float]:
         """Train up to step `until` at most, for about `CALL_SECONDS`; the means of the metrics since the last reset."""

@@ -25,7 +25,7 @@ class Objective:
 
     `draws`: how many samples of z a row is given, K: the record then has K rows for each of the batch, one after the other. `gated`: in
     training the samples pass an `inference.Gate`. `contrasts`: the record holds as many samples of the prior as there are rows.
-    `taught`: the batch has to hold what a teacher says of it (`VAE.teach`); `crosses`: the record holds p(x|z) at the teacher's z.
+    `taught`: the batch has to hold what a teacher says of it (`VAE.teach`); `crosses`: the record holds the teacher's z and p(x|z) there.
     """
 
     terms = ("loss", "elbo", "distortion", "rate")
@@ -280,6 +280,8 @@ class IWAE(Objective):
     def refuses(self, posterior, prior, likelihood):
         if not posterior.density:
             return "its posterior is a point: it has no importance weights"
+        if self.gradient != "plain" and posterior.support == "codes":
+            return f"gradient={self.gradient!r} is for samples that move with the parameters, and codes do not: IWAE(gradient='plain')"
         if self.gradient != "plain" and not posterior.parametric:
             return f"gradient={self.gradient!r} holds the parameters of q, which this posterior cannot: IWAE(gradient='plain')"
         return ""
@@ -294,7 +296,8 @@ class Lagging(ELBO):
     """The ELBO, with an encoder that keeps up: over the first `aggressive` steps the decoder, likelihood and prior are updated at every
     `inner`-th step only (Lagging Inference Networks and Posterior Collapse; He et al. 2019).
 
-    Use it where the rate falls to nothing early in the run. The optimizer counts every step.
+    Use it where the rate falls to nothing early in the run. The optimizer counts every step, and what follows the data without a gradient
+    (an optimal sigma, batch normalization) goes on.
     """
 
     inner: Count = 10
@@ -322,7 +325,7 @@ class Distillation(ELBO):
 
     @property
     def crosses(self):
-        return self.cross > 0.0
+        return self.latent > 0.0 or self.cross > 0.0
 
     def __call__(self, batch, inference, step):
         terms, latent, teacher = super().__call__(batch, inference, step), inference.latents[0], batch["teacher"]
@@ -330,9 +333,9 @@ class Distillation(ELBO):
         if self.output:
             loss += self.output * inference.distortion(teacher["x"], mask)
         if self.latent:
-            loss += self.latent * divergence(teacher["q"], latent.q, latent.z)
+            loss += self.latent * divergence(teacher["q"], latent.q, inference.taught[0])
         if self.cross:
-            loss -= self.cross * inference.taught.log_prob(batch["x"], mask)
+            loss -= self.cross * inference.taught[1].log_prob(batch["x"], mask)
         return {**terms, "loss": loss}
 
     def check(self, batch, latent_shape):
@@ -362,8 +365,10 @@ class Structural(ELBO):
     width: Positive = 1.5
 
     def __call__(self, batch, inference, step):
-        terms, x = super().__call__(batch, inference, step), batch["x"]
-        alike = structural_similarity(x, inference.likelihood.mean(), self.width)
+        terms, x, mean = super().__call__(batch, inference, step), batch["x"], inference.likelihood.mean()
+        if "mask" in batch:
+            mean = tf.where(batch["mask"] > 0.0, mean, x)
+        alike = structural_similarity(x, mean, self.width)
         return {**terms, "loss": terms["loss"] + self.similarity * math.prod(x.shape[1:]) * (1.0 - alike)}
 
     def refuses(self, posterior, prior, likelihood):

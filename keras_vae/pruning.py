@@ -2,7 +2,7 @@
 
 The zeros of a kernel are its mask: a weight once pruned stays zero, as does one that had no gradient since it began at zero. So there is
 no state but the weights and the number of updates, and the zeros are exact wherever weights go, the running means of the optimizer
-included. Pruning follows the number of the update, as the learning rate does: one that is skipped changes nothing of it.
+included. Pruning follows the number of the update, as the learning rate does: one that is skipped is pruned all the same.
 """
 
 import contextlib

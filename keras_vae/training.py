@@ -117,7 +117,7 @@ def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop
     total = choices.total_steps(config, len(dataset.train))
     if pruning.end(vae) > total:
         what, why = f"a run of {total:,} steps ends before its networks are pruned", f"that takes {pruning.end(vae):,} steps"
-        fix = f"--training.steps {pruning.end(vae) + total}, or smaller prune_from and prune_steps"
+        fix = f"--training.steps {pruning.end(vae)} or more, or smaller prune_from and prune_steps"
         raise Refusal("usage", what, "model", why, fix)
     trainer = loop.Trainer(vae, dataset, config, total, group, teacher)
     if config.devices.jit == "auto":
@@ -187,7 +187,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
         **({"sparsity": pruning.figures(vae)} if pruning.networks(vae) else {}),
-        "gradients": gradient_flow.norms(vae, dataset.encoded("train", 0, config.data.batch_size)),
+        "gradients": gradient_flow.norms(vae, trainer.batch_for(dataset.encoded("train", 0, config.data.batch_size))),
         "speed": {**pace, "verdict": speed.verdict(pace, config)} if pace else {},
         "serving": {"path": str(version), "largest_difference": difference},
         "seconds": {**seconds, "total": time.perf_counter() - started},

@@ -98,8 +98,8 @@ class VAE(keras.Model):
         if self.objective.contrasts:
             contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast"))
         if self.objective.crosses and "teacher" in batch:
-            theirs = batch["teacher"]["q"].repeat(samples).from_noise(noise)
-            taught = self.likelihood(self.decoder(theirs, condition, training=training, seed=seed.fold("decoder")))
+            theirs = batch["teacher"]["q"].repeat(samples).from_noise(noise)  # z' ~ q'(z|x)
+            taught = theirs, self.likelihood(self.decoder(theirs, condition, training=training, seed=seed.fold("decoder")))
         return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast, taught)
 
     def gradients(self, batch: dict, seed: Seed, step, count):

@@ -283,11 +283,43 @@ def test_distillation_adds_what_the_teacher_says():
     found = taught("Distillation(output=2.0, latent=0.5, cross=0.3)", said)
     record, elbo = found["record"], -found["elbo"]
     expected = 2.0 * -record.likelihood.log_prob(said["x"]) + 0.5 * divergence(said["q"], record.latents[0].q, None)
-    assert np.allclose(found["loss"] - elbo, expected - 0.3 * record.taught.log_prob(X), rtol=1e-4)
+    assert np.allclose(found["loss"] - elbo, expected - 0.3 * record.taught[1].log_prob(X), rtol=1e-4)
     student = build((3, 2))
     z = said["q"].from_noise(normal(Seed.of(5).fold("z"), (6, 3)))
-    assert np.allclose(record.taught.mean(), student.decode(z), atol=1e-5)
+    assert np.allclose(record.taught[1].mean(), student.decode(z), atol=1e-5)
     assert np.allclose(taught("Distillation(output=0.0)", said)["loss"], elbo, rtol=1e-5)
+
+
+@pytest.mark.parametrize("posterior", ["FullNormal(size=3)", "VonMisesFisher(size=3)"])
+def test_a_student_is_drawn_to_its_teachers_posterior(posterior):
+    """Where KL(q' || q) has no closed form it is estimated at the teacher's sample: at the student's it would push away."""
+    prior = "Uniform()" if "Fisher" in posterior else "Standard()"
+
+    def estimate(shift):
+        """The mean of the term for a student whose head is moved by `shift` from its teacher's."""
+        objective = "Distillation(output=0.0, latent=1.0)"
+        teacher, student = (build((3, 2), posterior=posterior, prior=prior, objective=objective) for _ in range(2))
+        head = student.posterior.head
+        head.bias.assign(head.bias + shift * np.eye(1, head.units, dtype="float32")[0])
+        x = tf.repeat(tf.constant(X), 300, axis=0)
+        batch = {"x": x, "teacher": teacher.teach(x)}
+        terms = student.objective(batch, student.infer(batch, Seed.of(5)), tf.constant(0))
+        return float(tf.reduce_mean(terms["loss"] + terms["elbo"]))
+
+    assert abs(estimate(0.0)) < 0.05 < 0.2 < estimate(1.0) < estimate(2.0)
+
+
+def test_structural_similarity_does_not_see_what_a_mask_hides():
+    vae = build((6, 6, 1), objective="Structural(similarity=10.0)")
+    x, mask = np.random.default_rng(0).random((4, 6, 6, 1)).astype("float32"), np.ones((4, 6, 6, 1), "float32")
+    mask[:, :, 3:] = 0.0
+    with tf.GradientTape() as tape:
+        logits = tf.zeros((4, 6, 6, 1))
+        tape.watch(logits)
+        record = vae.infer({"x": tf.constant(x * mask)}, Seed.of(0))._replace(likelihood=Bernoulli(logits))
+        loss = vae.objective({"x": tf.constant(x * mask), "mask": tf.constant(mask)}, record, tf.constant(0))["loss"]
+    slope = tape.gradient(loss, logits).numpy()
+    assert not slope[:, :, 3:].any() and np.abs(slope[:, :, :3]).max() > 0.0
 
 
 def test_distillation_without_a_teacher_or_with_codes_of_another_shape_is_refused():
