@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import blocks, distributions, flows, noise
-from keras_vae.domains import Count, Fraction, Levels, Positive, ProperFraction, Several, Weight
+from keras_vae.domains import Count, Depth, Fraction, Levels, Positive, ProperFraction, Several, Weight
 
 
 class Posterior(keras.layers.Layer):
@@ -135,7 +135,7 @@ class Flow(Posterior):
     def __init__(
         self,
         size: Count = 16,
-        steps: Count = 4,
+        steps: Depth = 4,
         kind: Literal["coupling", "autoregressive"] = "autoregressive",
         widths: Count | tuple[Count, ...] = (128,),
         limit: Positive = 10.0,

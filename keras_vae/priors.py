@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import distributions, flows, noise
-from keras_vae.domains import Count
+from keras_vae.domains import Count, Depth
 
 
 class Prior(keras.layers.Layer):
@@ -154,7 +154,7 @@ class Flow(Prior):
     the standard prior fall between the codes.
     """
 
-    def __init__(self, steps: Count = 4, widths: Count | tuple[Count, ...] = (128,), **kwargs):
+    def __init__(self, steps: Depth = 4, widths: Count | tuple[Count, ...] = (128,), **kwargs):
         super().__init__(**kwargs)
         self.steps, self.widths = steps, (widths,) if isinstance(widths, int) else tuple(widths)
 

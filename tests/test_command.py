@@ -122,6 +122,7 @@ FLAGS = [
     ("--training.minutes", "1.5", "training.minutes", 1.5),
     ("--training.evaluate-every", "2", "training.evaluate_every", 2.0),
     ("--training.patience", "4", "training.patience", 4),
+    ("--training.teacher", "t", "training.teacher", "t"),
     ("--training.checkpoint-every", "5", "training.checkpoint_every", 5.0),
     ("--evaluation.samples", "5", "evaluation.samples", 5),
     ("--evaluation.limit", "6", "evaluation.limit", 6),

@@ -437,3 +437,18 @@ def test_the_table_says_why_pca_is_ahead(changes, word):
     }
     said = report.behind_pca(report_)
     assert word in said and bool(said) == bool(word)
+
+
+def test_a_student_of_the_run_is_trained_to_its_report(copy, train):
+    student = [*SMALL, "--name", "student", "--training.steps", "4", "--evaluation.samples", "2", "--devices.jit", "off"]
+    taught = ["--model.objective", "Distillation(latent=0.5, cross=0.1)", "--training.teacher", "t"]
+    code, said = train(*student, *taught)
+    assert code == 0 and folders.read(copy.parent / "student").report["train"]["steps"] == 4, said
+    for wrong, word in (
+        (taught[:2], "there is no teacher"),
+        (taught[2:], "would do nothing"),
+        ([*taught[:3], "nobody"], "not a finished run"),
+        ([*taught, "--set", "model.posterior.size=3"], "one shape"),
+    ):
+        code, said = train(*student[:-2], "--name", "other", *wrong)
+        assert code in (2, 4) and word in said, said

@@ -169,10 +169,12 @@ def test_what_a_tpu_runs_is_no_defect_unless_its_shape_is_open(place):
     assert any("has the shape (None, 4)" in defect for defect in defects(traced(place(harmless), (None, 4))))
 
 
-# ---- what runs in training
+# ---- what runs in training: every member as it is; with every option changed in the slow shard, since XLA takes seconds for each
+
+ALL = [*models(MEMBERS), *(pytest.param(parts, marks=pytest.mark.slow) for parts in models(SET_UP))]
 
 
-@pytest.mark.parametrize("parts", models(MEMBERS) + models(SET_UP), ids=name_of)
+@pytest.mark.parametrize("parts", ALL, ids=name_of)
 def test_step_of_every_member_compiles_as_a_whole_and_agrees_with_the_plain_step(parts):
     x, plain, compiled = binary(6, SHAPE), build(SHAPE, clip_norm=1.0, **parts), build(SHAPE, clip_norm=1.0, **parts)
     step = tf.function(lambda x: compiled.train_step(batch_for(compiled, x)), jit_compile=True, autograph=False)
@@ -185,7 +187,7 @@ def test_step_of_every_member_compiles_as_a_whole_and_agrees_with_the_plain_step
     assert defects(step.get_concrete_function(tf.constant(batch)).graph) == set()
 
 
-@pytest.mark.parametrize("parts", models(MEMBERS) + models(SET_UP), ids=name_of)
+@pytest.mark.parametrize("parts", ALL, ids=name_of)
 def test_evaluation_of_every_member_compiles_as_a_whole(parts):
     x, vae = tf.constant(binary(3, SHAPE)), build(SHAPE, **parts)
     found, wrong = compile_whole(lambda x: (vae.test_step(batch_for(vae, x)), vae.log_likelihood(x, samples=2)), x)
