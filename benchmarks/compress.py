@@ -17,7 +17,6 @@ from pathlib import Path
 from keras_vae import components, presets, runs
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS_AN_EPOCH = 50000 / 256
 
 
 def run(name: str, seed: int, *arguments: str) -> dict:
@@ -57,7 +56,7 @@ def prune(options, rest) -> None:
 def distill(options, rest) -> None:
     small = []
     for part in ("encoder", "decoder"):
-        small += [f"--model.{part}", f"Dense(widths=({options.student},) * 1)".replace(",) * 1", ",)")]
+        small += [f"--model.{part}", f"Dense(widths=({options.student},))"]
     teacher = run(f"dense-{options.seed}", options.seed, *rest)
     alone = run(f"alone-{options.seed}", options.seed, *rest, *small)
     objective = presets.PRESETS["mnist"]["model.objective"]

@@ -18,7 +18,6 @@ import keras
 import numpy as np
 
 from keras_vae import data, runs
-from keras_vae.config import Data
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 10000
@@ -64,8 +63,7 @@ def main() -> None:
         for name, likelihood in MODELS.items():
             arguments = [*given, "--seed", str(seed), "--name", f"samples-{name}-{seed}", "--model.likelihood", likelihood]
             subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True)
-    config = runs.load(f"samples-optimal-{options.seeds[0]}").config.data
-    dataset = data.load(config if isinstance(config, Data) else Data(source=options.data))
+    dataset = data.load(runs.load(f"samples-optimal-{options.seeds[0]}").config.data)
     features = classifier(dataset)
 
     def measure(images) -> float:

@@ -10,6 +10,7 @@ import math
 from collections import namedtuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_vae import noise
@@ -44,6 +45,11 @@ def head(units: int, **options) -> keras.layers.Dense:
 def soft_limit(value, limit: float):
     """limit * tanh(value / limit): about the identity near 0, smooth, and never beyond +-limit."""
     return limit * tf.tanh(value / limit)
+
+
+def unlimited(value: np.ndarray, limit: float) -> np.ndarray:
+    """What `soft_limit` makes of it is the value, or, beyond the limit, nearly the limit."""
+    return limit * np.arctanh(np.clip(value / limit, -0.99, 0.99))
 
 
 class Shifted(namedtuple("Shifted", "features shift")):

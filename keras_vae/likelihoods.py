@@ -99,11 +99,6 @@ def _log_odds(mean: np.ndarray) -> np.ndarray:
     return np.log(p / (1.0 - p)).astype("float32")
 
 
-def _unlimited(value, limit: float):
-    """What `blocks.soft_limit` makes of it is the value, or, beyond the limit, nearly the limit."""
-    return limit * np.arctanh(np.clip(value / limit, -0.99, 0.99))
-
-
 class Bernoulli(Likelihood):
     """p(x|z) = Bernoulli(sigmoid(output)) (Auto-Encoding Variational Bayes; Kingma and Welling 2013).
 
@@ -172,7 +167,7 @@ class BetaBinomial(_Graded):
         logits, n = _log_odds(mean), self.levels - 1
         m = 1.0 / (1.0 + np.exp(-logits.astype("float64")))
         r = np.clip((n * variance / (m * (1.0 - m)) - 1.0) / max(n - 1, 1), 1e-4, 1.0 - 1e-4)
-        self.bias.assign(np.stack([logits, _unlimited(np.log(1.0 / r - 1.0), LIMIT)], axis=-1))
+        self.bias.assign(np.stack([logits, blocks.unlimited(np.log(1.0 / r - 1.0), LIMIT)], axis=-1))
 
 
 class Categorical(_Graded):
@@ -262,7 +257,7 @@ class Logistics(_Graded):
 
     def _match(self, mean, variance):
         """Equal weights, and a mean and a variance [*X, components] for each component."""
-        scale = _unlimited(0.5 * np.log(variance + TINY) - math.log(LOGISTIC_DEVIATION), LIMIT)
+        scale = blocks.unlimited(0.5 * np.log(variance + TINY) - math.log(LOGISTIC_DEVIATION), LIMIT)
         zero = np.zeros_like(mean)
         self.bias.assign(np.stack([zero, mean, scale, zero][: self.outputs[0]], axis=-2))
 
@@ -336,7 +331,7 @@ class _Scaled(Likelihood):
     def match(self, loc, log_sigma) -> None:
         """Begin at this location [*X], and, where sigma is open, at this log sigma, [*X] if it is predicted."""
         if self.sigma == "predicted":
-            log_sigma = _unlimited(np.broadcast_to(log_sigma, self.event_shape), LIMIT)
+            log_sigma = blocks.unlimited(np.broadcast_to(log_sigma, self.event_shape), LIMIT)
             self.bias.assign(np.stack([loc, log_sigma], axis=-1))
             self.project.kernel.assign(tf.zeros_like(self.project.kernel))  # the least noise is far outside a sigma at its floor
         else:

@@ -1,6 +1,6 @@
 """Objectives: what training minimises, read off the record of the inference. Per example, in nats.
 
-Most are the bound and something that stands beside the distortion: they derive from `ELBO` and write `regularizer`.
+Most are a distortion and what stands beside it, weighed by a beta that may rise: they write `regularizer`.
 """
 
 import math

@@ -70,9 +70,8 @@ class Normal(Posterior):
         return (self.size,)
 
     def start(self, variance):
-        within = np.clip(np.log(variance) / self.limit, -0.99, 0.99)
         self.head.kernel.assign(tf.zeros_like(self.head.kernel))
-        self.head.bias.assign(np.concatenate([np.zeros(self.size), self.limit * np.arctanh(within)]))
+        self.head.bias.assign(np.concatenate([np.zeros(self.size), blocks.unlimited(np.log(variance), self.limit)]))
 
     def build(self, features_shape):
         self.head.build(features_shape)
@@ -101,10 +100,9 @@ class FullNormal(Posterior):
         return (self.size,)
 
     def start(self, variance):
-        within = np.clip(np.log(variance) / self.limit, -0.99, 0.99)
         self.head.kernel.assign(tf.zeros_like(self.head.kernel))
         bias = np.zeros(self.head.units)
-        bias[self.size : 2 * self.size] = self.limit * np.arctanh(within)
+        bias[self.size : 2 * self.size] = blocks.unlimited(np.log(variance), self.limit)
         self.head.bias.assign(bias)
 
     def build(self, features_shape):

@@ -104,7 +104,7 @@ class VAE(keras.Model):
 
     def gradients(self, batch: dict, seed: Seed, step, count):
         """What the rows of one replica add to the mean over the `count` rows of the global batch: d loss / d weights, the loss []; and to
-        sums over it: the terms of the objective, the statistics the likelihood follows."""
+        sums over it: the terms of the objective, the statistics that parts of the model follow."""
         self.objective.check(batch, self.posterior.event_shape)
         with tf.GradientTape() as tape:
             gate = Gate() if self.objective.gated else ()
