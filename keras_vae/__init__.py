@@ -5,19 +5,20 @@ import sys
 from keras_vae import environment
 
 __version__ = "0.1.0"
-__all__ = ["VAE"]
+__all__ = ["VAE", "HierarchicalVAE"]
 
 
 def __getattr__(name: str):
     # Importing TensorFlow takes seconds: `--help` and `--list` must not wait for it.
-    if name == "VAE":
+    if name in __all__:
         environment.prepare()
-        from keras_vae.vae import VAE
+        from keras_vae import hierarchical
 
-        return VAE
+        return getattr(hierarchical, name)
     raise AttributeError(f"module 'keras_vae' has no attribute {name!r}")
 
 
 if sys.modules.get("keras"):
     environment.prepare()
-    from keras_vae.vae import VAE  # who has Keras loaded already may go on to load a model: Keras must know the class
+    # Who has Keras loaded already may go on to load a model: Keras must know the classes.
+    from keras_vae.hierarchical import VAE, HierarchicalVAE

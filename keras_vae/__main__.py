@@ -42,14 +42,14 @@ def sample(
     from keras_vae.noise import Seed
 
     vae, seed = loaded.vae, Seed.of(_seed(seed)).fold("sample")
-    source = loaded.density if density == "ex-post" else vae.prior
-    if source is None:
+    source = loaded.density if density == "ex-post" else None
+    if source is None and density == "ex-post":
         elsewhere = "the latent of the run is not R^n, which it is made for"
         why = "the run is of an earlier version" if vae.posterior.support == "real" else elsewhere
         raise Refusal("usage", "there is no ex-post density", "--density", why, "--density prior")
 
     def draw(numbers, row):
-        return vae.decode(source.sample(numbers.shape[0], seed.at(row), temperature))
+        return vae.decode(vae.draw(numbers.shape[0], seed.at(row), temperature, source))
 
     raw = _over(loaded, range(count), lambda numbers, row: loaded.modality.decode(draw(numbers, row)))
     _write(loaded, output, "samples", raw, picture=raw)

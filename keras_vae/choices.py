@@ -39,14 +39,15 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     elif modality.x_levels and components.leaves_open("likelihood", config.model.likelihood, "levels"):
         levels = components.edit(config.model.likelihood, "levels", modality.x_levels)
         choices["likelihood"] = levels, f"the data has {modality.x_levels} grey levels"
-    small = elements <= 1024
+    plain = components.parse(config.model.family)[0] == "VAE"
+    small = elements <= 1024 and plain
     widths, side = [], max(modality.shape[:2])
     while side > 4 and len(widths) < 6:
         widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)
-    reason = f"{elements:,} elements are few" if small else f"{elements:,} elements are many"
+    reason = f"{elements:,} elements are {'few' if small else 'many'}" if plain else "a hierarchy needs grids"
     in_space = components.find("posterior", components.parse(config.model.posterior)[0]).support == "real"  # PCA starts no other latent
-    further = ", linear=True" * (in_space and elements <= LINEAR_ELEMENTS)
+    further = ", linear=True" * (in_space and plain and elements <= LINEAR_ELEMENTS)
     if config.data.augment == "auto":
         few = len(dataset.train) < FEW_RECORDS and not small
         shift = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})"
@@ -112,7 +113,8 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
 
 def expected_jit(config: Config, coupled: bool = False) -> tuple[str, str]:
     """How XLA should be used (config.Devices.jit), and the way to compare with: on a CPU its convolutions are slower than TensorFlow's."""
-    convolutions = any(components.parse(text)[0] == "Conv" for text in (config.model.encoder, config.model.decoder))
+    parts = ("encoder", config.model.encoder), ("decoder", config.model.decoder)
+    convolutions = any(hasattr(components.find(kind, components.parse(text)[0]), "halvings") for kind, text in parts)
     if coupled:  # no gradient is compiled where a part looks at the rows of all replicas
         return "update", "off"
     return ("update", "on") if convolutions and not devices.accelerators() else ("on", "update")

@@ -88,7 +88,7 @@ def show(command: Command) -> bool:
 def listing(kind: str) -> str:
     """The members of a room with their options and what they are, read from the source."""
     rooms = {"presets": "", **components.ROOMS}
-    singular = kind if kind in rooms else kind.rstrip("s")
+    singular = kind if kind in rooms else {"families": "family"}.get(kind, kind.rstrip("s"))
     if singular not in rooms:
         raise Refusal("usage", f"there is no room called {kind!r}: {nearest(kind, rooms)}", where="--list")
     if singular == "presets":

@@ -21,8 +21,9 @@ from keras_vae.errors import Refusal, nearest
 
 PACKAGE = Path(__file__).parent
 
-# kind -> (module, base class; the members are the module's other public classes)
+# kind -> (module, base class; the members are the module's other public classes, and a base that is another module's)
 ROOMS = {
+    "family": ("hierarchical", "VAE"),
     "encoder": ("networks.encoders", "Encoder"),
     "decoder": ("networks.decoders", "Decoder"),
     "posterior": ("posteriors", "Posterior"),
@@ -124,7 +125,9 @@ def page() -> str:
     for kind, (module, base) in ROOMS.items():
         file, classes = f"keras_vae/{module.replace('.', '/')}.py", _classes(module)
         lines += ["", f"## {kind.capitalize()}: `--{path(kind).replace('_', '-')}`", "", f"[`{file}`](../{file})"]
-        for shared in dict.fromkeys([base, *(name for name in _ancestors(base, classes)), *(name for name in classes if name[0] == "_")]):
+        for shared in dict.fromkeys(
+            [*(base,) * (base in classes), *_ancestors(base, classes), *(name for name in classes if name[0] == "_")]
+        ):
             if classes[shared].module == module or shared in _ancestors(base, classes):
                 lines += ["", _markdown(ast.get_docstring(classes[shared]) or "")]
         for name, (options, text) in _room(kind).items():
@@ -136,6 +139,8 @@ def page() -> str:
 
 
 def _ancestors(name: str, classes: dict) -> list[str]:
+    if name not in classes:
+        return []
     bases = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in classes[name].bases]
     return [ancestor for base in bases if base in classes for ancestor in (base, *_ancestors(base, classes))]
 
@@ -264,7 +269,8 @@ def _room(kind: str) -> dict[str, tuple[dict, str]]:
     """The members of a room: name -> ({option: (default, domain)}, docstring)."""
     module, base = ROOMS[kind]
     classes = _classes(module)
-    return {
+    plain = {} if base in classes else {base: ({}, ast.get_docstring(_classes(base.lower())[base]))}
+    return plain | {
         name: (_options(node, classes), ast.get_docstring(node) or "")
         for name, node in classes.items()
         if not name.startswith("_") and name != base and node.module == module

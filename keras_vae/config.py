@@ -37,6 +37,7 @@ class Data:
 class Model:
     """The parts of the VAE, each written as the call that makes it; "auto" is chosen from the data and shown."""
 
+    family: str = "VAE"  # HierarchicalVAE = further latents on the grids of its networks; see --list family
     encoder: str = "auto"
     posterior: str = "Normal(size=16)"
     prior: str = "Standard()"
@@ -187,6 +188,7 @@ def named(config: Config) -> Config:
 
 
 COMPONENTS = {
+    "model.family": "family",
     "model.encoder": "encoder",
     "model.posterior": "posterior",
     "model.prior": "prior",

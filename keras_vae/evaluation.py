@@ -23,14 +23,15 @@ class Evaluator:
     def __init__(self, vae, dataset, jit: bool = True, group: devices.Group | None = None):
         self.vae, self.dataset, self.group = vae, dataset, group or devices.Group()
         self._terms = tf.function(self._terms, jit_compile=jit, autograph=False)
+        self._bound = tf.function(self._bound, jit_compile=jit, autograph=False)
         self._log_weights = tf.function(self._log_weights, jit_compile=jit, autograph=False)
-        self._terms_spread = tf.function(self._spread, autograph=False) if self.group.local > 1 else self._terms
+        self._bound_spread = tf.function(self._spread, autograph=False) if self.group.local > 1 else self._bound
 
     def elbo(self, split: str, limit: int | None = None) -> dict[str, float]:
         """The unweighted bound at one posterior sample a record: {"elbo", "distortion", "rate"}, nats per example. Every worker takes a
         share of the records."""
         share = self.group.local, self.group.workers, self.group.worker
-        batches = self._batches(split, limit, self._terms_spread, 1, *share)
+        batches = self._batches(split, limit, self._bound_spread, 1, *share)
         sums = [[terms[0].sum(dtype=np.float64), terms[1].sum(dtype=np.float64), len(terms[0])] for terms in batches]
         distortion, rate, count = self.group.table(*np.sum([np.zeros(3), *sums], axis=0)).sum(axis=0)
         distortion, rate = distortion / count, rate / count
@@ -54,13 +55,15 @@ class Evaluator:
     def full(self, split: str, samples: int, limit: int | None = None, progress=None) -> dict:
         """Every figure of the report for one split; nats per example unless the name says otherwise."""
         modality = self.dataset.modality
-        _, _, loc, unit_rate, error = self._over(split, limit, self._terms)
+        loc, unit_rate, error = self._over(split, limit, self._terms)
         n, size, continuous = len(loc), math.prod(modality.shape), self.vae.likelihood.continuous
         activity, least = loc.var(axis=0), ACTIVE
         if self.vae.posterior.support == "codes":  # a unit is a position, and active if its code varies
             activity, least = activity.sum(axis=-1), 0.0
         elif self.vae.posterior.support == "sphere":  # beside the prior's 1 / size; without a rate, directions say nothing
             activity = activity * activity.size * (unit_rate.sum(axis=1).mean() > ACTIVE * activity.size)
+        if self.vae.latent_shape != self.vae.posterior.event_shape:  # of a hierarchy, where the means vary with those above them
+            activity = unit_rate.mean(axis=0)
         figures = self.elbo(split, limit)
         if self.vae.posterior.density:
             log_likelihood = self.log_likelihood(split, samples, limit, progress)
@@ -109,7 +112,7 @@ class Evaluator:
         parts = (held_out[start : start + batch] for start in range(0, len(held_out), batch))
         pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in parts])
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
-        units, (n, size) = math.prod(self.vae.posterior.event_shape), train.reshape(len(train), -1).shape
+        units, (n, size) = math.prod(self.vae.latent_shape), train.reshape(len(train), -1).shape
         # Codes are bits, and no match for as many numbers.
         if self.vae.posterior.support != "codes" and units < min(n, size) and np.ptp(train):
             pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
@@ -119,12 +122,17 @@ class Evaluator:
                 result["ppca_log_likelihood"] = float(pca.score(flat))
         return result
 
-    def _terms(self, x, row):
-        """Distortion [B], rate [B], posterior mean [B, *Z], rate of each part of z [B, parts], squared error of the reconstruction [B]."""
+    def _bound(self, x, row):
+        """Distortion [B], rate [B]."""
         inference = self.vae.infer({"x": x}, Seed.of(0).fold("evaluate").at(row))
-        latent, mean = inference.latents[0], self.vae.encode(x)
+        return inference.distortion(x), inference.rate()
+
+    def _terms(self, x, row):
+        """Posterior mean [B, *Z], rate of each part of z [B, parts], squared error of the reconstruction [B]."""
+        inference = self.vae.infer({"x": x}, Seed.of(0).fold("evaluate").at(row))
+        mean, rates = self.vae.encode(x), [latent.element_rate() for latent in inference.latents]
         error = tf.reduce_mean(tf.square(tf.reshape(self.vae.decode(mean) - x, (tf.shape(x)[0], -1))), axis=1)
-        return inference.distortion(x), inference.rate(), mean, latent.element_rate(), error
+        return mean, tf.concat(rates, axis=1), error
 
     def _log_weights(self, x, row, chunk, samples):
         return self.vae.log_weights({"x": x}, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))
@@ -141,10 +149,10 @@ class Evaluator:
         return self.dataset.modality.encode(self.dataset.some(split, count), Seed.of(0).fold(split)).numpy()
 
     def _spread(self, x, row):
-        """`_terms` on all replicas of this worker, each with its part of the rows."""
+        """`_bound` on all replicas of this worker, each with its part of the rows."""
         parts = tf.split(x, self.group.local)
         rows = [row + number * parts[0].shape[0] for number in range(self.group.local)]
-        results = self.group.run(lambda _, x, row: self._terms(x, row), parts, rows)
+        results = self.group.run(lambda _, x, row: self._bound(x, row), parts, rows)
         return [tf.concat(column, axis=0) for column in zip(*results, strict=True)]
 
     def _over(self, split: str, limit: int | None, function, samples: int = 1) -> list[np.ndarray]:

@@ -26,6 +26,7 @@ class Objective:
     `draws`: how many samples of z a row is given, K: the record then has K rows for each of the batch, one after the other. `gated`: in
     training the samples pass an `inference.Gate`. `contrasts`: the record holds as many samples of the prior as there are rows.
     `taught`: the batch has to hold what a teacher says of it (`VAE.teach`); `crosses`: the record holds the teacher's z and p(x|z) there.
+    `single`: it reads one latent, and does not fit a hierarchy.
     """
 
     terms = ("loss", "elbo", "distortion", "rate")
@@ -35,6 +36,7 @@ class Objective:
     contrasts = False
     taught = False
     crosses = False
+    single = False
 
     def __call__(self, batch: dict, inference: Inference, step) -> dict:
         raise NotImplementedError
@@ -154,6 +156,7 @@ class TotalCorrelation(_Annealed):
     mutual: Weight = 1.0
     marginal: Weight = 1.0
     couples = True
+    single = True
 
     def regularizer(self, inference, rate, step):
         latent = inference.latents[0]
@@ -181,6 +184,7 @@ class DIP(ELBO):
     unit: Weight = 10.0
     of: Literal["means", "samples"] = "means"
     couples = True
+    single = True
 
     def __call__(self, batch, inference, step):
         terms, (latent,) = super().__call__(batch, inference, step), inference.latents
@@ -213,6 +217,7 @@ class MMD(ELBO):
     scales: Scales = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
     couples = True
     contrasts = True
+    single = True
 
     def __call__(self, batch, inference, step):
         terms, (latent,) = super().__call__(batch, inference, step), inference.latents
@@ -250,6 +255,11 @@ class IWAE(Objective):
     samples: Count = 5
     bounds: Count = 1
     gradient: Literal["plain", "landing", "dreg"] = "dreg"
+
+    @property
+    def single(self):
+        # What a latent holds of the parameters, those below it see through their own.
+        return self.gradient != "plain"
 
     @property
     def draws(self):
@@ -322,6 +332,7 @@ class Distillation(ELBO):
     latent: Weight = 0.0
     cross: Weight = 0.0
     taught = True
+    single = True
 
     @property
     def crosses(self):

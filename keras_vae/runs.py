@@ -66,7 +66,8 @@ def build(config: Config, modality: Images) -> VAE:
     """The model of a resolved config, built."""
     parts = dataclasses.asdict(config.model)
     keras.utils.set_random_seed(config.seed)  # Keras draws initial weights from a global generator
-    vae = VAE(**parts, seed=config.seed, dtype=devices.policy(config.devices.precision), name="vae")
+    options = {"seed": config.seed, "dtype": devices.policy(config.devices.precision), "name": "vae"}
+    vae = components.make("family", parts.pop("family"), **parts, **options)
     try:
         vae.build((None, *modality.shape))
     except ValueError as error:

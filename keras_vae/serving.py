@@ -37,10 +37,10 @@ class Endpoints:
         self.vae, self.modality, self.density = vae, modality, density
         self.x = tf.TensorSpec((None, *vae.event_shape), tf.float32, "x")
         self.raw = tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "raw")
-        self.z = tf.TensorSpec((None, *vae.posterior.event_shape), tf.float32, "z")
+        self.z = tf.TensorSpec((None, *vae.latent_shape), tf.float32, "z")
         self.noise = tf.TensorSpec(self.z.shape, tf.float32, "noise")
         self.seed = tf.TensorSpec((), tf.int64, "seed")
-        self.draw = (tf.TensorSpec((), tf.int64, "n"), self.seed, tf.TensorSpec((), tf.float32, "temperature"))
+        self.draw = (tf.TensorSpec((), tf.int64, "n"), self.seed, tf.TensorSpec(vae.temperature_shape, tf.float32, "temperature"))
 
     def signatures(self) -> dict:
         """name -> (function, input specs)."""
@@ -75,7 +75,7 @@ class Endpoints:
             tf.debugging.assert_non_negative(n, f"n must be between 0 and {MAX_BATCH}"),
             tf.debugging.assert_less_equal(n, tf.constant(MAX_BATCH, tf.int64), f"n must be between 0 and {MAX_BATCH}"),
             tf.debugging.Assert(
-                tf.math.is_finite(temperature) & (temperature > 0.0), ["temperature must be finite and above 0", temperature]
+                tf.reduce_all(tf.math.is_finite(temperature) & (temperature > 0.0)), ["temperature must be finite and above 0", temperature]
             ),
             tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed]),
         ]
@@ -111,8 +111,8 @@ class Endpoints:
 
     def reconstruct_noise(self, x, noise):
         x, noise = self._with_noise(x, noise, exact=False)
-        posterior = self.vae.posterior(self.vae.encoder(x))
-        return _finite("x", self.vae.decode(posterior.from_noise(noise)))
+        inference = self.vae.infer({"x": x}, Seed.of(0), noise=noise)
+        return _finite("x", self.vae.decode(self.vae.gathered(inference)))
 
     def score_noise(self, x, noise):
         x, noise = self._with_noise(x, noise, exact=True)
@@ -220,10 +220,11 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
     for batch in (rows for rows in PROBE_BATCHES if rows <= 3 or rows * math.prod(modality.shape) <= PROBE_ELEMENTS):
         raw = np.asarray(examples)[np.arange(batch) % len(examples)]
         x = modality.encode(raw).numpy()
-        noise = generator.standard_normal((batch, *vae.posterior.event_shape)).astype("float32")
-        z = vae.prior.sample(batch, Seed.of(0).fold("probe")).numpy()  # where z may lie: not every latent is R^n
+        noise = generator.standard_normal((batch, *vae.latent_shape)).astype("float32")
+        z = vae.draw(batch, Seed.of(0).fold("probe")).numpy()  # where z may lie: not every latent is R^n
         seed = np.int64(7)
-        values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": np.float32(0.8)}
+        temperature = np.full(vae.temperature_shape, 0.8, "float32")
+        values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": temperature}
         for name, (_, specs) in endpoints.signatures().items():
             calls.append((name, {spec.name: values[spec.name] for spec in specs}))
     return calls

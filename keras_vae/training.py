@@ -222,7 +222,7 @@ def _dry_run(config: Config, console, group: devices.Group) -> None:
         trainer.advance(min(total, trainer.step + 2))
     weights = sum(array.nbytes for array in trainer.arrays().values())
     x = (None, *vae.event_shape)
-    shapes = f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.posterior.event_shape)}"
+    shapes = f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.latent_shape)}"
     shapes += f" -> features {vae.decoder.compute_output_shape((None, *vae.posterior.event_shape))} -> p(x|z)"
     seconds = total * trainer.batch_size / trainer.examples_per_second if trainer.examples_per_second else trainer.seconds["compile"]
     needs = [
@@ -255,7 +255,7 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
     """The model's lines of the card."""
     vae, config, group = trainer.vae, trainer.config, trainer.group
     parameters = sum(int(np.prod(weight.shape)) for weight in vae.trainable_weights)
-    shape = " x ".join(map(str, vae.posterior.event_shape))
+    shape = " x ".join(map(str, vae.latent_shape))
     options = config.optimizer
     batch = f"{trainer.batch_size}{f' ({trainer.part} on each replica)' if group.replicas > 1 else ''}"
     batch += f" in {options.accumulate} parts" * (options.accumulate > 1)

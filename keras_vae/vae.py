@@ -4,6 +4,7 @@ log p(x)  >=  ELBO  =  E_q(z|x) [ log p(x|z) ]  -  KL( q(z|x) || p(z) )        n
 """
 
 import inspect
+import math
 
 import keras
 import numpy as np
@@ -78,6 +79,16 @@ class VAE(keras.Model):
                 what, fix = f"{_name(part)} takes no condition", "write call(self, x, training=False, seed=None, condition=None)"
                 raise Refusal("usage", what, components.path(kind), "the batch has one, and its `call` has no such argument", fix)
 
+    @property
+    def latent_shape(self) -> tuple:
+        """*Z, what `encode` gives and `decode` takes for one datum."""
+        return self.posterior.event_shape
+
+    @property
+    def temperature_shape(self) -> tuple:
+        """Of the temperature that `sample` takes at most."""
+        return ()
+
     def infer(self, batch: dict, seed: Seed, training: bool = False, samples: int = 1, noise=None, gate=()) -> Inference:
         """What the model says about a batch: every term of the bound, in order. With `samples` = K each row appears K times; `noise`
         [B, *Z] replaces what is drawn; the samples pass a `gate` (see `inference.Gate`)."""
@@ -92,15 +103,21 @@ class VAE(keras.Model):
         posterior, z = posterior.draw(noise)
         z = gate(z) if gate else z
         prior = self.prior(z)  # p(z)
-        features = self.decoder(z, condition, training=training, seed=seed.fold("decoder"))
+        shown = {"x": tf.repeat(batch["x"], samples, axis=0)} if self.decoder.autoregressive else {}
+        features = self.decoder(z, condition, training=training, seed=seed.fold("decoder"), **shown)
         likelihood = self.likelihood(features)  # p(x|z)
         contrast, taught = (), ()
         if self.objective.contrasts:
             contrast = self.prior.sample(z.shape[0] or tf.shape(z)[0], seed.fold("contrast"))
         if self.objective.crosses and "teacher" in batch:
             theirs = batch["teacher"]["q"].repeat(samples).from_noise(noise)  # z' ~ q'(z|x)
-            taught = theirs, self.likelihood(self.decoder(theirs, condition, training=training, seed=seed.fold("decoder")))
+            features = self.decoder(theirs, condition, training=training, seed=seed.fold("decoder"), **shown)
+            taught = theirs, self.likelihood(features)
         return Inference((Latent(posterior, z, prior),), likelihood, gate, contrast, taught)
+
+    def gathered(self, inference: Inference) -> tf.Tensor:
+        """The z of an inference as `decode` takes it."""
+        return inference.latents[0].z
 
     def gradients(self, batch: dict, seed: Seed, step, count):
         """What the rows of one replica add to the mean over the `count` rows of the global batch: d loss / d weights, the loss []; and to
@@ -201,21 +218,48 @@ class VAE(keras.Model):
         """The posterior mean, z [B, *Z]; as below, given the `condition` [B, C] where the model has one."""
         return self.posterior(self.encoder(x, condition)).mean()
 
-    def decode(self, z, condition=None) -> tf.Tensor:
-        """The mean of p(x|z), x [B, *X]."""
-        return self.likelihood(self.decoder(z, condition)).mean()
+    def decode(self, z, condition=None, seed: Seed | None = None) -> tf.Tensor:
+        """The mean of p(x|z), x [B, *X]; of an autoregressive decoder see `generate`."""
+        return self.generate(self.decoder(z, condition), seed)
+
+    def generate(self, features, seed: Seed | None = None) -> tf.Tensor:
+        """x [B, *X] from the decoder's features: the mean of p(x|z), or, where elements depend on those before them, each the likeliest
+        given these, or with a `seed` a draw from p(x|z).
+
+        That x is the only one which x -> draw(p(. | z, x)) leaves as it is, noise fixed; the map is repeated until nothing changes, far
+        fewer times than there are elements (Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving; Song et al.
+        2021).
+        """
+        if not self.decoder.autoregressive:
+            return self.likelihood(features).mean()
+
+        def again(number, x, _):
+            p = self.likelihood(self.decoder.refine(features, x))
+            new = p.mode() if seed is None else p.sample(seed.fold("x"))
+            return number + 1, new, tf.reduce_any(new != x)
+
+        most = math.prod(self.event_shape[:-1]) + 1
+        rows = tf.shape(tf.nest.flatten(features)[0])[0]
+        start = tf.constant(0), tf.zeros((rows, *self.event_shape)), tf.constant(True)
+        shapes = tf.TensorShape(()), tf.TensorShape((None, *self.event_shape)), tf.TensorShape(())
+        more = lambda number, _, changed: changed & (number < most)  # noqa: E731
+        return tf.while_loop(more, again, start, shape_invariants=shapes, parallel_iterations=1)[1]
 
     def reconstruct(self, x, condition=None) -> tf.Tensor:
         """decode(encode(x)), [B, *X]."""
         return self.decode(self.encode(x, condition), condition)
 
     def sample(self, n, seed: int = 0, temperature=1.0, density=None, condition=None) -> tf.Tensor:
-        """n means of p(x|z) with z ~ p(z), or of another `density` (see `density.fit`), spread by `temperature`, [n, *X]. The first of n
-        samples do not depend on n. `condition`: [n, C], or [C] for all of them."""
-        z = (density or self.prior).sample(n, Seed.of(seed).fold("sample"), temperature)
+        """n means of p(x|z) (of an autoregressive decoder, draws) with z ~ p(z), or of another `density` (see `density.fit`), spread by
+        `temperature`, [n, *X]. The first of n samples do not depend on n. `condition`: [n, C], or [C] for all of them."""
         if condition is not None and len(np.shape(condition)) == 1:
             condition = tf.repeat(tf.cast(condition, tf.float32)[None], n, axis=0)
-        return self.decode(z, condition)
+        seed = Seed.of(seed).fold("sample")
+        return self.decode(self.draw(n, seed, temperature, density, condition), condition, seed)
+
+    def draw(self, n, seed: Seed, temperature=1.0, density=None, condition=None) -> tf.Tensor:
+        """n draws z ~ p(z), or of another `density`, [n, *Z], as `sample` decodes them."""
+        return (density or self.prior).sample(n, seed, temperature)
 
     def teach(self, x, condition=None) -> dict:
         """What a student is shown of x [B, *X]: q(z|x), and the mean of p(x|z) at the posterior mean, [B, *X]."""
@@ -281,11 +325,14 @@ class VAE(keras.Model):
         self.encoder.build(input_shape)
         self.posterior.build(self.encoder.compute_output_shape(input_shape))
         self.prior.build(z_shape)
-        self.decoder.build(z_shape)
+        self.build_decoder(z_shape)
         self.likelihood.build(self.decoder.compute_output_shape(z_shape))
         self.check_parts()
         self.event_shape, self.encoder_shape = event_shape, input_shape
         self.built = True
+
+    def build_decoder(self, z_shape) -> None:
+        self.decoder.build(z_shape)
 
     def compile(self, optimizer="adam", clip_norm: float = 0.0, accumulate: int = 1, jit_compile="update", **kwargs):
         """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never); `accumulate`: work

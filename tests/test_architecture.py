@@ -52,6 +52,7 @@ FLOORS = (
         "networks": (),
         "networks.encoders": ("networks.network",),
         "networks.decoders": ("networks.network",),
+        "networks.topdown": (),
         "networks.network": (),
         "posteriors": (),
         "priors": (),
@@ -67,7 +68,7 @@ FLOORS = (
         "data": ("sources", "sources.arrays", "sources.digits", "sources.folder", "sources.tfds"),
         "command": (),
     },
-    {"vae": (), "hierarchical": ()},
+    {"vae": (), "hierarchical": ("vae",)},
     {
         "__init__": (),
         "choices": (),

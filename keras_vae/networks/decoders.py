@@ -1,19 +1,27 @@
-"""Decoders: (z [B, *Z], condition [B, C] where there is one) -> features for the likelihood, [B, F] or, on the data's grid, [B, ..., F]."""
+"""Decoders: (z [B, *Z], condition [B, C] where there is one) -> features for the likelihood, [B, F] or, on the data's grid, [B, ..., F].
+
+One that is autoregressive sees x too: its features at an element depend on those before it alone.
+"""
 
 import math
 
 import keras
+import tensorflow as tf
 
 from keras_vae import blocks
-from keras_vae.domains import Count, Kernel
+from keras_vae.domains import Count, Depth, Kernel
+from keras_vae.errors import Refusal
 from keras_vae.networks.network import GridNetwork, Network
 
 
 class Decoder(Network):
     """The contract: `call(z, training, seed, condition)` gives features; without the argument `condition` it is for models that have none.
-    `event_shape`, the shape *X of one datum, is set before `build`."""
+    `event_shape`, the shape *X of one datum, is set before `build`.
+
+    An `autoregressive` one takes x [B, *X] as well, and `call` without it gives what `refine(features, x)` goes on from."""
 
     event_shape: tuple = ()
+    autoregressive = False
 
     def flat(self, z_shape) -> list:
         """What turns z of any rank into vectors, with the condition where it enters."""
@@ -52,18 +60,82 @@ class Conv(GridNetwork, Decoder):
         dense = [self.unit(keras.layers.Dense, self.features), self.unit(keras.layers.Dense, math.prod(start))]
         self.units = [*self.flat(z_shape), *dense]
         self.units.append(blocks.Reshape(start, dtype=self.dtype_policy))
+        grids = [len(self.units) - 1]
         for finer, (width, size) in enumerate(zip(self.widths, reversed(sides[:-1]), strict=True)):
             self.units += self.deepen(convolution, below, self.depth - 1, kernel_size=3, padding="same")
             if finer < self.attention:
                 self.units.append(self.attend(self.stage_width(below)))
             self.units.append(self.unit(transposed, width, kernel_size=self.kernel, strides=2, padding="same"))
             self.units.append(blocks.Crop(size, dtype=self.dtype_policy))
+            grids.append(len(self.units) - 1)
             below = width
+        self.grids = tuple(grids)
         self.units += self.close(below)
         self.build_units(z_shape)
 
     def compute_output_shape(self, z_shape):
         return (None, *self.event_shape[:-1], self.widths[-1])
 
-    def call(self, z, training=False, seed=None, condition=None):
-        return self.stack(z, training, seed, condition)
+    def call(self, z, training=False, seed=None, condition=None, visit=None):
+        return self.stack(z, training, seed, condition, visit)
+
+
+class PixelCNN(Conv):
+    """Conv, and on its features `layers` causal convolutions on x: features at a pixel see z and the pixels before it, row by row.
+
+    v <- act(V [v, up])        h <- h + act(H h + P v),    v from the rows above alone, h from the pixels to the left as well: no blind spot
+    (Conditional Image Generation with PixelCNN Decoders; van den Oord et al. 2016; PixelVAE; Gulrajani et al. 2016). `reach`: how far up
+    and to each side one layer looks, pixels; `channels`: of v and h. A sample takes as many passes as its pixels depend on one another.
+    Use it where strokes and textures matter to the likelihood; watch the rate: with many layers z may be left out.
+    """
+
+    autoregressive = True
+
+    def __init__(
+        self,
+        widths: Count | tuple[Count, ...] = (64, 32),
+        layers: Depth = 2,
+        channels: Count = 32,
+        reach: Kernel = 3,
+        **kwargs,
+    ):
+        super().__init__(widths=widths, **kwargs)
+        self.layers, self.channels, self.reach = layers, channels, reach
+
+    def build(self, z_shape):
+        if self.built:
+            return
+        super().build(z_shape)
+        if len(self.event_shape) != 3:
+            why, fix = f"it reads images H x W x C pixel by pixel, and the data has the shape {self.event_shape}", "--model.decoder Conv"
+            raise Refusal("usage", "PixelCNN is for images", "model.decoder", why, fix)
+        *sides, colours = self.event_shape
+        given, self.above, self.beside, self.across = self.widths[-1] + colours, [], [], []
+        for _ in range(self.layers):
+            above = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(self.reach, 2 * self.reach + 1))
+            beside = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(1, self.reach))
+            across = self.affine(keras.layers.Dense, self.channels, use_bias=False)
+            for layer, width in ((above, given), (beside, given), (across, self.channels)):
+                layer.build((None, *sides, width))
+            for layers, layer in zip((self.above, self.beside, self.across), (above, beside, across), strict=True):
+                layers.append(layer)
+            given = self.channels
+
+    def compute_output_shape(self, z_shape):
+        return (None, *self.event_shape[:-1], self.channels)
+
+    def call(self, z, training=False, seed=None, condition=None, visit=None, x=None):
+        features = super().call(z, training, seed, condition, visit)
+        return features if x is None else self.refine(features, x)
+
+    def refine(self, features, x):
+        """The features at each pixel, given the pixels of x before it, [B, H, W, channels]."""
+        features, shift = (features, None) if not isinstance(features, blocks.Shifted) else features
+        x, act, reach = tf.cast(x, features.dtype), keras.activations.get(self.activation), self.reach
+        upper = tf.concat([features, tf.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]], axis=-1)
+        left = tf.concat([features, tf.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]], axis=-1)
+        for number, (above, beside, across) in enumerate(zip(self.above, self.beside, self.across, strict=True)):
+            upper = act(above(tf.pad(upper, ((0, 0), (reach - 1, 0), (reach, reach), (0, 0)))))
+            new = act(beside(tf.pad(left, ((0, 0), (0, 0), (reach - 1, 0), (0, 0)))) + across(upper))
+            left = left + new if number else new
+        return left if shift is None else blocks.Shifted(left, shift)

@@ -39,13 +39,15 @@ class Conv(GridNetwork, Encoder):
     def build(self, x_shape):
         if self.built:
             return
-        sides, self.units = self.halvings(x_shape[1:]), self.join()
+        sides, self.units, grids = self.halvings(x_shape[1:]), self.join(), []
         convolution = self.convolution(sides[0])
         for coarser, width in zip(reversed(range(len(self.widths))), self.widths, strict=True):
             self.units.append(self.unit(convolution, width, kernel_size=self.kernel, strides=2, padding="same"))
             self.units += self.deepen(convolution, width, self.depth - 1, kernel_size=3, padding="same")
             if coarser < self.attention:
                 self.units.append(self.attend(self.stage_width(width)))
+            grids.append(len(self.units) - 1)
+        self.grids = tuple(grids)
         self.units += self.close(self.widths[-1])
         self.units.append(blocks.Reshape((math.prod(sides[-1]) * self.stage_width(self.widths[-1]),), dtype=self.dtype_policy))
         self.units.append(self.unit(keras.layers.Dense, self.features))
@@ -54,5 +56,5 @@ class Conv(GridNetwork, Encoder):
     def compute_output_shape(self, x_shape):
         return (None, self.features)
 
-    def call(self, x, training=False, seed=None, condition=None):
-        return self.stack(x, training, seed, condition)
+    def call(self, x, training=False, seed=None, condition=None, visit=None):
+        return self.stack(x, training, seed, condition, visit)
