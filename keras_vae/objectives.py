@@ -88,23 +88,37 @@ class ELBO(_Annealed):
     `beta` is the KL weight for sums over the event, in nats: 1 is the exact bound, whatever the data's shape. It rises from 0 over
     the first `warmup` steps (`shape`: linear, cosine or sigmoid; `cycles` > 1 repeats the rise). `free_bits`: nats that each unit, or each
     latent as a whole (`free`), may have on the mean over the batch at the price of none (Improved Variational Inference with Inverse
-    Autoregressive Flow; Kingma et al. 2016). Use it unless there is a reason for another.
+    Autoregressive Flow; Kingma et al. 2016). `balance`: while beta rises, the rate of each latent of a hierarchy is weighed by its size
+    and its mean, relative to the others', so that none is given up early (NVAE; Vahdat and Kautz 2020). Use it unless there is a reason
+    for another.
     """
 
     free_bits: Weight = 0.0
     free: Literal["unit", "latent"] = "unit"
+    balance: bool = False
+
+    def __post_init__(self):
+        if self.balance and not self.warmup:
+            raise ValueError("balance=True acts while beta rises: it needs a warmup")
 
     @property
     def couples(self):
-        return self.free_bits > 0.0
+        return self.free_bits > 0.0 or self.balance
 
     def regularizer(self, inference, rate, step):
-        if not self.free_bits:
+        if not (self.free_bits or self.balance):
             return rate
         units = [latent.element_rate() for latent in inference.latents]
         parts = units if self.free == "unit" else [tf.reduce_sum(unit, axis=1, keepdims=True) for unit in units]
         means = [tf.reduce_mean(devices.gather(part), axis=0) for part in parts]
-        return tf.add_n([tf.reduce_sum(tf.maximum(mean, self.free_bits)) for mean in means])
+        costs = tf.stack([tf.reduce_sum(tf.maximum(mean, self.free_bits)) for mean in means])
+        return tf.reduce_sum(costs * self.weights(units, means, step) if self.balance else costs)
+
+    def weights(self, units, means, step):
+        """Of the latents, [latents], 1 on average; all 1 once beta has risen."""
+        sizes = tf.constant([float(unit.shape[1]) for unit in units])
+        rates = tf.stop_gradient(sizes * tf.stack([tf.reduce_sum(mean) for mean in means])) + 1e-3
+        return tf.where(_Annealed.warm(self, step), tf.ones_like(rates), rates / tf.reduce_mean(rates))
 
 
 @dataclass(frozen=True)
