@@ -83,7 +83,7 @@ class Conv(GridNetwork, Decoder):
 class PixelCNN(Conv):
     """Conv, and on its features `layers` causal convolutions on x: features at a pixel see z and the pixels before it, row by row.
 
-    v <- act(V [v, up])        h <- h + act(H h + P v),    v from the rows above alone, h from the pixels to the left as well: no blind spot
+    v <- act(V v + F f)    h <- h + act(H h + P v + G f),    v from the rows above alone, h from the pixels to the left too: no blind spot
     (Conditional Image Generation with PixelCNN Decoders; van den Oord et al. 2016; PixelVAE; Gulrajani et al. 2016). `reach`: how far up
     and to each side one layer looks, pixels; `channels`: of v and h. A sample takes as many passes as its pixels depend on one another.
     Use it where strokes and textures matter to the likelihood; watch the rate: with many layers z may be left out.
@@ -110,7 +110,9 @@ class PixelCNN(Conv):
             why, fix = f"it reads images H x W x C pixel by pixel, and the data has the shape {self.event_shape}", "--model.decoder Conv"
             raise Refusal("usage", "PixelCNN is for images", "model.decoder", why, fix)
         *sides, colours = self.event_shape
-        given, self.above, self.beside, self.across = self.widths[-1] + colours, [], [], []
+        given, self.above, self.beside, self.across = colours, [], [], []
+        self.enter = self.affine(keras.layers.Dense, 2 * self.channels)
+        self.enter.build((None, *sides, self.widths[-1]))
         for _ in range(self.layers):
             above = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(self.reach, 2 * self.reach + 1))
             beside = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(1, self.reach))
@@ -132,10 +134,10 @@ class PixelCNN(Conv):
         """The features at each pixel, given the pixels of x before it, [B, H, W, channels]."""
         features, shift = (features, None) if not isinstance(features, blocks.Shifted) else features
         x, act, reach = tf.cast(x, features.dtype), keras.activations.get(self.activation), self.reach
-        upper = tf.concat([features, tf.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]], axis=-1)
-        left = tf.concat([features, tf.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]], axis=-1)
+        upper, left = tf.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1], tf.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
+        for_upper, for_left = tf.split(self.enter(features), 2, axis=-1)
         for number, (above, beside, across) in enumerate(zip(self.above, self.beside, self.across, strict=True)):
-            upper = act(above(tf.pad(upper, ((0, 0), (reach - 1, 0), (reach, reach), (0, 0)))))
-            new = act(beside(tf.pad(left, ((0, 0), (0, 0), (reach - 1, 0), (0, 0)))) + across(upper))
+            upper = act(above(tf.pad(upper, ((0, 0), (reach - 1, 0), (reach, reach), (0, 0)))) + for_upper)
+            new = act(beside(tf.pad(left, ((0, 0), (0, 0), (reach - 1, 0), (0, 0)))) + across(upper) + for_left)
             left = left + new if number else new
         return left if shift is None else blocks.Shifted(left, shift)
