@@ -16,7 +16,7 @@ class Workload:
     over the batch of sums of nats over an example."""
 
     name: str
-    kind: str  # dense, conv or resnet
+    kind: str  # dense, conv, resnet or hierarchy
     shape: tuple
     widths: tuple
     latent: int
@@ -25,6 +25,8 @@ class Workload:
     likelihood: str  # bernoulli: each visit draws every pixel anew; normal: one learned sigma
     rate: float = 1e-3
     features: int = 256  # of the dense layers beside the convolutions
+    groups: tuple = ()  # of a hierarchy: how many latents on each grid of the decoder, from the coarsest on
+    channels: int = 8  # of each of them
 
 
 WORKLOADS = {
@@ -32,13 +34,15 @@ WORKLOADS = {
     "W1-512": Workload("W1-512", "dense", (28, 28, 1), (512, 256), 16, 512, 60_000, "bernoulli"),
     "W2": Workload("W2", "conv", (28, 28, 1), (32, 64), 16, 128, 12_800, "bernoulli"),
     "W3": Workload("W3", "resnet", (64, 64, 3), (32, 64, 128), 64, 32, 960, "normal"),
+    "W4": Workload("W4", "hierarchy", (32, 32, 3), (32, 64, 64), 32, 32, 960, "normal", groups=(1, 2, 1)),
 }
 
 
 @dataclass(frozen=True)
 class Layer:
     """One layer of a stack. kind: dense (inside -> out units), conv (3 x 3, same padding), up (4 x 4 transposed, stride 2), norm, relu,
-    flatten, reshape, residual: x + conv(relu(conv(norm(x)))), the last convolution starting at zero. `name` leads to its weights."""
+    flatten, reshape, residual: x + conv(relu(conv(norm(x)))), the last convolution starting at zero; block: a group of latents between h
+    with `out` channels and e with `inside`, the encoder's `stride`-th grid from the end. `name` leads to its weights."""
 
     kind: str
     name: str = ""
@@ -70,8 +74,15 @@ def stacks(work: Workload) -> tuple[list[Layer], list[Layer]]:
     encoder += [Layer("flatten"), *unit(Layer("dense", "e.features", math.prod(start), work.features))]
     decoder = unit(Layer("dense", "d.features", work.latent, work.features))
     decoder += [*unit(Layer("dense", "d.start", work.features, math.prod(start))), Layer("reshape", shape=start)]
-    inside = work.widths[-1]
+    inside, counts = work.widths[-1], iter(work.groups)
+    ahead = list(reversed(work.widths))
+
+    def blocks(number, width):
+        count = next(counts, 0)
+        return [Layer("block", f"b{number}.{group}", ahead[number], width, number) for group in range(count)]
+
     for number, width in enumerate(reversed(work.widths)):
+        decoder += blocks(number, inside)
         decoder += [Layer("residual", f"d{number}.more", inside, inside)] * norm
         decoder += unit(Layer("up", f"d{number}", inside, width))
         inside = width
@@ -101,6 +112,16 @@ def initial(work: Workload, mean: np.ndarray, seed: int = 0) -> dict[str, np.nda
             add(Layer("conv", f"{layer.name}.first", layer.inside, layer.out))
             add(Layer("conv", f"{layer.name}.last", layer.inside, layer.out))
             weights[f"{layer.name}.last.kernel"][:] = 0.0
+        elif layer.kind == "block":
+            e, h, z = layer.inside, layer.out, work.channels
+            add(Layer("conv", f"{layer.name}.ahead", h, h))
+            add(Layer("conv", f"{layer.name}.behind", h + e, h))
+            for part, inside, out, scale in (("p", h, 2 * z, 0.01), ("q", h, 2 * z, 0.01), ("project", z, h, 1.0 / sum(work.groups))):
+                kernel(f"{layer.name}.{part}", (inside, out), inside, scale)
+                weights[f"{layer.name}.{part}.bias"] = np.zeros(out, "float32")
+            add(Layer("conv", f"{layer.name}.first", h, h))
+            add(Layer("conv", f"{layer.name}.last", h, h))
+            weights[f"{layer.name}.last.kernel"][:] = 0.0
         elif layer.kind in ("dense", "conv", "up"):
             shapes = {"dense": (layer.inside, layer.out), "conv": (3, 3, layer.inside, layer.out), "up": (4, 4, layer.out, layer.inside)}
             spread = {"dense": 1, "conv": 9, "up": 16}[layer.kind]
@@ -112,7 +133,7 @@ def initial(work: Workload, mean: np.ndarray, seed: int = 0) -> dict[str, np.nda
         add(layer)
     kernel("q", (last(encoder), 2 * work.latent), last(encoder), 0.01)
     weights["q.bias"] = np.zeros(2 * work.latent, "float32")
-    for layer in decoder:
+    for layer in sorted(decoder, key=lambda layer: layer.kind != "block"):  # those of a hierarchy first
         add(layer)
     if work.likelihood == "normal":
         weights["p.log_sigma"] = np.float32(math.log(0.25))

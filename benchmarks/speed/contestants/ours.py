@@ -23,6 +23,7 @@ def configuration(work: Workload, source: str, variant: str = "default"):
     kind = "Dense" if work.kind == "dense" else "Conv"
     network = "{}(widths={}, activation='relu'" + further + ")"
     options = {
+        "model.family": f"HierarchicalVAE(groups={work.groups}, channels={work.channels})" if work.groups else "VAE",
         "data.source": source,
         "data.batch_size": work.batch,
         "data.augment": "none",

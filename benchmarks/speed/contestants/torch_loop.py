@@ -47,6 +47,9 @@ class Linear(nn.Linear):
         return Product.apply(x, self.weight, self.bias)
 
 
+LOG_TWO = math.log(2.0)
+
+
 class Residual(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -57,8 +60,34 @@ class Residual(nn.Module):
         return x + self.last(F.relu(self.first(self.norm(x))))
 
 
-def stack(plan):
+class Block(nn.Module):
+    """A group of latents: p from h, q from h and e relative to p, scales softplus(ln 2 a) / ln 2 with |a| < 10; h + project(z), refined."""
+
+    def __init__(self, layer, channels):
+        super().__init__()
+        width = layer.out
+        self.grid = layer.stride
+        self.ahead, self.behind = (nn.Conv2d(inside, width, 3, padding=1) for inside in (width, width + layer.inside))
+        self.p, self.q = (nn.Conv2d(width, 2 * channels, 1) for _ in range(2))
+        self.project = nn.Conv2d(channels, width, 1)
+        self.first, self.last = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def normal(self, values):
+        mean, a = values.chunk(2, dim=1)
+        return mean, torch.log(F.softplus(LOG_TWO * 10.0 * torch.tanh(a / 10.0)) / LOG_TWO)
+
+    def forward(self, h, e):
+        mean, log_scale = self.normal(self.p(F.relu(self.ahead(h))))
+        change, log_ratio = self.normal(self.q(F.relu(self.behind(torch.cat([h, e], dim=1)))))
+        z = mean + change + torch.exp(log_scale + log_ratio) * torch.randn_like(mean)
+        rate = 0.5 * (change.square() * torch.exp(-2 * log_scale) + torch.exp(2 * log_ratio) - 1 - 2 * log_ratio).sum()
+        h = h + self.project(z)
+        return h + self.last(F.relu(self.first(h))), rate
+
+
+def stack(plan, channels=0):
     made = {
+        "block": lambda layer: Block(layer, channels),
         "dense": lambda layer: Linear(layer.inside, layer.out),
         "conv": lambda layer: nn.Conv2d(layer.inside, layer.out, 3, stride=layer.stride, padding=1),
         "up": lambda layer: nn.ConvTranspose2d(layer.inside, layer.out, 4, stride=2, padding=1),
@@ -76,7 +105,7 @@ class VAE(nn.Module):
         super().__init__()
         encoder, decoder = stacks(work)
         self.work, self.dense = work, work.kind == "dense"
-        self.encoder, self.q, self.decoder = stack(encoder), Linear(last(encoder), 2 * work.latent), stack(decoder)
+        self.encoder, self.q, self.decoder = stack(encoder), Linear(last(encoder), 2 * work.latent), stack(decoder, work.channels)
         if work.likelihood == "normal":
             self.log_sigma = nn.Parameter(torch.zeros(()))
         self.p = Linear(last(decoder), math.prod(work.shape), bias=False)
@@ -87,15 +116,26 @@ class VAE(nn.Module):
 
     def forward(self, x):
         """The mean over the batch of distortion + rate; x [B, D], or [B, C, H, W]."""
-        mean, log_variance = self.q(self.encoder(x)).chunk(2, dim=1)
-        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        output = self.p(self.decoder(z)) + self.bias
+        features, grids, below = x, [], 0.0
+        for layer in self.encoder:
+            features = layer(features)
+            if self.work.groups and isinstance(layer, nn.ReLU) and features.dim() == 4:
+                grids.insert(0, features)
+        mean, log_variance = self.q(features).chunk(2, dim=1)
+        features = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        for layer in self.decoder:
+            if isinstance(layer, Block):
+                features, rate = layer(features, grids[layer.grid])
+                below = below + rate
+            else:
+                features = layer(features)
+        output = self.p(features) + self.bias
         if self.work.likelihood == "bernoulli":
             distortion = F.binary_cross_entropy_with_logits(output, x, reduction="sum")
         else:
             elements = 0.5 * ((x - output) * torch.exp(-self.log_sigma)).square()
             distortion = elements.sum() + x.numel() * (self.log_sigma + 0.5 * math.log(2 * math.pi))
-        rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+        rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() + below
         return (distortion + rate) / x.shape[0]
 
 
@@ -129,11 +169,13 @@ class Contestant:
     def parameters(self):
         """(name, parameter, from our layout, to our layout) in the order of `workloads.initial`."""
         vae, found = self.vae, []
-        modules = [*vae.encoder, vae.q, *vae.decoder]
-        inner = [[m.norm, m.first, m.last] if isinstance(m, Residual) else [m] for m in modules]
+        modules = [*vae.encoder, vae.q, *sorted(vae.decoder, key=lambda module: not isinstance(module, Block))]
+        inner = [list(module.children()) if isinstance(module, (Residual, Block)) else [module] for module in modules]
         for module in (module for group in inner for module in group):
             if isinstance(module, nn.Linear):
                 found += [(module.weight, lambda a: a.T, lambda a: a.T), (module.bias, None, None)]
+            elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+                found += [(module.weight, lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T), (module.bias, None, None)]
             elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 found += [(module.weight, lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0)), (module.bias, None, None)]
             elif isinstance(module, nn.GroupNorm):
