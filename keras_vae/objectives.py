@@ -56,6 +56,10 @@ class Objective:
         """Why it makes no sense with these parts; empty if it does."""
         return ""
 
+    def excludes(self, x) -> str:
+        """Why it cannot be asked about the data x [N, *X]; empty if it can."""
+        return ""
+
 
 @dataclass(frozen=True)
 class _Annealed(Objective):
@@ -399,6 +403,10 @@ class Structural(ELBO):
     def refuses(self, posterior, prior, likelihood):
         shape = likelihood.event_shape
         return "" if len(shape) in (0, 3) else f"it compares images H x W x C, and the data has the shape {shape}"
+
+    def excludes(self, x):
+        inside = x.min() >= 0.0 and x.max() <= 1.0
+        return "" if inside else f"Structural compares images of values in [0, 1]; the data has values in [{x.min():g}, {x.max():g}]"
 
 
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, from fine to coarse (Wang et al. 2003)

@@ -283,7 +283,7 @@ class VAE(keras.Model):
 
     def adapt(self, x, mask=None, condition=None) -> None:
         """Build for data like the sample x [N, *X], with a `condition` [N, C] where it comes with one, and start the output at its mean,
-        over what `mask` [N, *X] (1 = observed) shows. Refuses data the likelihood cannot score."""
+        over what `mask` [N, *X] (1 = observed) shows. Refuses data the likelihood cannot score or the objective cannot compare."""
         x = np.asarray(x, "float32")
         given = {} if condition is None else {"condition": np.asarray(condition, "float32")}
         if condition is not None and len(condition) != len(x):
@@ -293,8 +293,9 @@ class VAE(keras.Model):
             if not np.isfinite(values).all():
                 row = int(np.argwhere(~np.isfinite(values))[0][0])
                 raise Refusal("data", f"the {name} has values that are not finite", where=f"row {row}", fix="remove or replace them")
-        if why := self.likelihood.check(x):
-            raise Refusal("data", "the likelihood does not fit the data", why=why, fix="python train.py --list likelihood")
+        for kind, why in (("likelihood", self.likelihood.check(x)), ("objective", self.objective.excludes(x))):
+            if why:
+                raise Refusal("data", f"the {kind} does not fit the data", why=why, fix=f"python train.py --list {kind}")
         if mask is not None:
             seen = np.ma.masked_array(x, np.asarray(mask) == 0.0)
             x = np.where(seen.mask, seen.mean(axis=0).filled(seen.mean()), x)

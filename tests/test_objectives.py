@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import arrays, build, difference, equal, put
+from helpers import TINY, arrays, build, difference, equal, put
 from scipy import stats
 from scipy.special import logsumexp
 
-from keras_vae import components
+from keras_vae import VAE, components
 from keras_vae.config import Optimizer
 from keras_vae.distributions import Bernoulli, Normal, divergence
 from keras_vae.errors import Refusal
@@ -385,8 +385,25 @@ def test_a_lagging_decoder_stays_as_it_is_with_its_slots(algorithm, jit):
     ("parts", "word"),
     [
         ({"objective": "Structural()", "shape": (6,)}, "images"),
+        *(
+            ({"objective": f"IWAE(gradient={gradient!r})", "posterior": posterior, "prior": "Uniform()"}, f"'{gradient}'.* codes .*'plain'")
+            for gradient in ("dreg", "landing")
+            for posterior in ("Categorical()", "FSQ()", "VQ()")
+        ),
     ],
 )
 def test_a_combination_that_makes_no_sense_is_refused_by_name(parts, word):
     with pytest.raises(Refusal, match=word):
         build(parts.pop("shape", (3, 2)), **parts)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_structural_refuses_images_outside_its_interval_before_training(value):
+    x = np.random.default_rng(0).random((4, 6, 6, 1)).astype("float32")
+    parts = {**TINY, "likelihood": "Normal()", "objective": "Structural()"}
+    VAE(**parts).adapt(x)
+    x[2, 3, 3] = value
+    with pytest.raises(Refusal) as refused:
+        VAE(**parts).fit(x, verbose=0)
+    assert refused.value.kind == "data" and "objective does not fit" in str(refused.value)
+    assert f"Structural compares images of values in [0, 1]; the data has values in [{x.min():g}, {x.max():g}]" in str(refused.value)
