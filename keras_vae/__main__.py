@@ -21,7 +21,7 @@ def sample(
     /,
     count: int = 64,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     density: Literal["prior", "ex-post"] = "prior",
     output: Path | None = None,
 ) -> None:
@@ -31,12 +31,12 @@ def sample(
         run: folder or name of a finished run.
         count: how many.
         seed: the same seed gives the same samples, whatever the count.
-        temperature: spread of the latent draws; 1 is the density's own.
+        temperature: spread of the latent draws; 1, the density's own, if not given.
         density: what is drawn from: the prior, or the mixture fitted to the codes of the training records.
         output: folder to write to; default: RUN/outputs.
     """
     _at_least(1, count=count)
-    if not 0.0 < temperature < float("inf"):
+    if temperature is not None and not 0.0 < temperature < float("inf"):
         raise Refusal("usage", f"--temperature {temperature} must be finite and above 0")
     loaded = _load(run)
     from keras_vae.noise import Seed
@@ -48,8 +48,12 @@ def sample(
         why = "the run is of an earlier version" if vae.posterior.support == "real" else elsewhere
         raise Refusal("usage", "there is no ex-post density", "--density", why, "--density prior")
 
+    if temperature is not None and source is vae.prior and not vae.prior.spreads:
+        where, why = "--temperature", f"the prior {type(vae.prior).__name__} has no spread that it could change"
+        raise Refusal("usage", "a temperature would do nothing", where, why, "leave it out")
+
     def draw(numbers, row):
-        return vae.decode(vae.draw(numbers.shape[0], seed.at(row), temperature, source))
+        return vae.decode(vae.draw(numbers.shape[0], seed.at(row), 1.0 if temperature is None else temperature, source))
 
     raw = _over(loaded, range(count), lambda numbers, row: loaded.modality.decode(draw(numbers, row)))
     _write(loaded, output, "samples", raw, picture=raw)

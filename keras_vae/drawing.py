@@ -129,13 +129,14 @@ def scatter(x: list[float], y: list[float], groups: list[tuple[str, str, list[in
 
 def bars(values: list[tuple[str, float, str, str]], says: str, x_label: str, y_label: str) -> Markup:
     """Bars (label, height, class, what it is) from zero."""
-    frame = Frame(400, 250, (0.0, len(values)), (0.0, max([1e-9, *(height for _, height, _, _ in values)])))
+    heights = [0.0, *(height for _, height, _, _ in values)]
+    frame = Frame(400, 250, (0.0, len(values)), (min(heights), max(1e-9, *heights)))
     step = (frame.right - frame.left) / len(values)
     every = math.ceil((7.5 * max(len(label) for label, *_ in values) + 3) / step)  # so that labels do not touch
     drawn = []
     for place, (label, height, style, what) in enumerate(values):
-        left, top = frame.left + place * step, frame.place(0.0, max(0.0, height))[1]
-        box = {"x": round(left + 0.1 * step, 2), "y": top, "width": round(0.8 * step, 2), "height": round(max(frame.bottom - top, 0.5), 1)}
+        left, top, foot = frame.left + place * step, *(frame.place(0.0, end)[1] for end in (max(0.0, height), min(0.0, height)))
+        box = {"x": round(left + 0.1 * step, 2), "y": top, "width": round(0.8 * step, 2), "height": round(max(foot - top, 0.5), 1)}
         drawn.append(tag("rect", tag("title", what), class_=style, **box))
         if place % every == 0:
             drawn.append(tag("text", label, x=round(left + step / 2, 1), y=frame.bottom + 15, text_anchor="middle"))

@@ -78,6 +78,7 @@ class Evaluator:
             "bits_per_dim": None if mean is None else bits_per_dim(mean, size, continuous, modality.level_width),
             "density": bool(continuous and not modality.levels),
             "active_units": int((activity > least).sum()),
+            "active_above": least,
             "units": activity.size,
             "rate_per_unit": unit_rate.mean(axis=0).tolist(),
             "variance_per_unit": activity.reshape(-1).tolist(),

@@ -13,6 +13,7 @@ from keras_vae.errors import Refusal
 
 ROOT = Path("saved_models")
 REPORT_VERSION = 2
+TEMPERED = "samples at other temperatures"  # what a report leaves out where the prior has no spread
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,24 @@ def lead(runs: list[Result]) -> str:
 UNSEEN = ", which the training never saw"
 SEEN = "; what the data card says of them limits its worth"
 DENSITY = "of a density: depends on the range"
+TERMS = ("KL", "−log p(z)")  # of a posterior, and of one that is a point: no divergence
+NO_BOUND = "; log p(x|z) + log p(z), and no bound, where the posterior is a point"
 
 
 def unseen(run: Result) -> bool:
     """Whether nothing on the data card says that test records may have been training records."""
     said = [text for label, text in run.report["card"] if label == "leak" or (label == "split" and "by position" in text)]
     return not any("test" in text for text in said)
+
+
+def spreads(run: Result) -> bool:
+    """Whether a temperature changes the samples of the prior."""
+    return folders.TEMPERED not in dict(run.report["omitted"])
+
+
+def pointed(run: Result) -> bool:
+    """Whether the posterior is a point of R^n."""
+    return "test.log_likelihood" not in run.figures
 
 
 def dense(run: Result) -> bool:
@@ -132,6 +144,9 @@ def body(runs: list[Result], called: list[str]):
     def sheet(file, what, alt, caption):
         return lambda run: picture(run, file, what, alt, caption, budget)
 
+    def tempered(value):
+        return sheet(f"samples_{value}.png", folders.TEMPERED, f"64 samples at temperature {value}.", None)
+
     def moving(run):
         return traversals(run, budget)
 
@@ -149,9 +164,10 @@ def body(runs: list[Result], called: list[str]):
     text += "that of another."
     interpolations = sheet("interpolations.png", "interpolations", alt, text)
     yield "Reconstructions", row(("Records and reconstructions", reconstructions), ("Interpolations", interpolations))
-    text = "Decoded draws from the prior. The temperature multiplies their spread: 1 is the model itself, below it draws are more alike."
-    temperatures = (("0.5", "samples_0.5.png"), ("0.7", "samples_0.7.png"), ("1", "samples.png"))
-    grids = [(f"Temperature {value}", sheet(file, "samples", f"64 samples at temperature {value}.", None)) for value, file in temperatures]
+    text, grids = "Decoded draws from the prior.", [("The prior", sheet("samples.png", "samples", "64 samples of the prior.", None))]
+    if any(map(spreads, runs)):
+        text += " The temperature sets their spread: 1 is the model itself, below it draws are more alike."
+        grids = [*((f"Temperature {value}", tempered(value)) for value in (0.5, 0.7)), ("Temperature 1", grids[0][1])]
     if any((run.folder / "pictures" / "samples_ex_post.png").is_file() for run in runs):
         text += " The ex-post density is a mixture of Gaussians fitted to the latents of training records."
         grids.append(("Ex-post density", sheet("samples_ex_post.png", "samples", "64 samples of the ex-post density.", None)))
@@ -169,7 +185,7 @@ def headline(run: Result) -> Markup:
     samples, error = figure(value["test.log_likelihood_samples"], 0), figure(value.get("test.log_likelihood_standard_error", 0.0), 2)
     distortion, rate = (figure(value[f"test.{key}"], 2) for key in ("distortion", "rate"))
     worth = DENSITY if dense(run) else "less is better"
-    if "test.log_likelihood" in value:
+    if not pointed(run):
         bounds = (
             (
                 "log-likelihood",
@@ -267,11 +283,14 @@ def table(called: list[str], lines, says: str, style: str = "numbers") -> Markup
 
 def training(runs: list[Result], called: list[str]) -> list[Markup]:
     """Curves of every run in one drawing for each quantity."""
-    alone = len(runs) == 1
+    alone, points = len(runs) == 1, [pointed(run) for run in runs]
+    rate = "KL(q(z|x) ‖ p(z)), what the latent carries"
+    if any(points):
+        rate = TERMS[True] if all(points) else "KL(q(z|x) ‖ p(z)), or −log p(z) where the posterior is a point"
     charts = (
-        ("ELBO", "nats per example; higher is better", ("train.elbo", "validation.elbo")),
+        ("ELBO", f"nats per example; higher is better{NO_BOUND * any(points)}", ("train.elbo", "validation.elbo")),
         ("Distortion", "nats per example; what the reconstruction loses", ("train.distortion", "validation.distortion")),
-        ("Rate", "nats per example; KL(q(z|x) ‖ p(z)), what the latent carries", ("train.rate", "validation.rate")),
+        ("Rate", f"nats per example; {rate}", ("train.rate", "validation.rate")),
         ("Learning rate", "at each validation", ("learning_rate",)),
     )
     drawn = []
@@ -409,12 +428,12 @@ def unit_bars(run: Result) -> Markup:
         (str(unit), rate, "active" if active else "idle", f"unit {unit}: {figure(rate, 3)} nats, {'active' if active else 'not active'}")
         for unit, rate, active in shown
     ]
-    says = f"The KL of {len(shown)} latent units, from {figure(shown[0][1], 2)} down to {figure(shown[-1][1], 2)} nats."
+    term, least = TERMS[pointed(run)], run.figures.get("test.active_above", 0.01)
+    says = f"The {term} of {len(shown)} latent units, from {figure(shown[0][1], 2)} down to {figure(shown[-1][1], 2)} nats."
     active = figure(run.figures["test.active_units"], 0)
-    text = (
-        f"KL of each latent unit, the largest first. Filled: the {active} active units, whose posterior mean varies over the test records "
-    )
-    text += "(variance above 0.01); outlined: units that carry next to nothing."
+    part = "latent unit" if least else "position of the code"
+    follows = f"posterior mean varies over the test records (variance above {least:g})" if least else "code varies over the test records"
+    text = f"{term} of each {part}, the largest first. Filled: the {active} active units, whose {follows}; outlined: the others."
     text += f" The first {BARS} of {len(run.units):,} units are shown." if len(run.units) > BARS else ""
     return captioned(drawing.bars(values, says, "unit", "nats"), text)
 
@@ -431,9 +450,9 @@ def traversals(run: Result, budget: int) -> Markup:
         columns = [tag("span", f"{value:+g}".replace("-", "−").replace("+0", "0")) for value in steps["deviations"]]
         return tag("div", tag("div", columns, class_="columns"), tag("div", rows, class_="rows"), image, class_="traversals")
 
-    text = (
-        "One row for each of the units with the largest KL (in nats, beside its number). " if rates else "One row for each of a few units. "
-    )
+    text = "One row for each of a few units. "
+    if rates:
+        text = f"One row for each of the units with the largest {TERMS[pointed(run)]} (in nats, beside its number). "
     text += "From left to right the unit goes from −3 to +3 standard deviations of the prior; all others stay at the prior's mean."
     alt = "Rows of decoded latents in which one unit changes from left to right."
     return picture(run, "traversals.png", "traversals", alt, text, budget, labelled)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_vae.folders import TEMPERED
 from keras_vae.noise import Seed
 
 TEMPERATURES = (0.5, 0.7)  # of further sample grids; samples.png has the prior's own, 1
@@ -35,7 +36,7 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
     if vae.prior.spreads:
         drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
     else:
-        omitted.append(("samples", "the prior is uniform, and a temperature would not change it"))
+        omitted.append((TEMPERED, "the prior has no spread that a temperature would change"))
     if density:
         drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
     latent = {"map": None, "traversals": None}

@@ -9,7 +9,9 @@ from helpers import build
 
 from keras_vae import __main__ as verbs
 from keras_vae import evaluation
+from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
+from keras_vae.priors import Standard
 
 SHAPE = (4, 4, 1)
 
@@ -79,6 +81,37 @@ def test_samples_are_those_of_the_model_whatever_the_count(loaded):
         assert samples.shape == (count, *SHAPE) and samples.dtype == np.uint8
         expected = loaded.modality.decode(loaded.vae.sample(count, 3, 0.8)).numpy()
         assert np.abs(samples.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("posterior", "prior"), [("VonMisesFisher(size=3)", "Uniform()"), ("Categorical()", "Uniform()")])
+def test_a_temperature_that_would_do_nothing_is_refused(loaded, posterior, prior):
+    loaded.vae = build(SHAPE, likelihood="Binomial(levels=17)", posterior=posterior, prior=prior)
+    verbs.sample("run", count=3)
+    with pytest.raises(Refusal, match="Uniform has no spread") as refused:
+        verbs.sample("run", count=3, temperature=1.0)
+    assert refused.value.kind == "usage" and "--temperature" in str(refused.value)
+    loaded.density = Standard()
+    loaded.density.event_shape = loaded.vae.posterior.event_shape
+    verbs.sample("run", count=3, temperature=0.5, density="ex-post")
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior"), [("VQ(positions=3, size=2, count=4)", "Autoregressive()"), ("Categorical(positions=3, size=4)", "Uniform()")]
+)
+def test_codes_are_reconstructed_and_written(loaded, posterior, prior):
+    """The verbs reconstruct and encode, on a latent of codes."""
+    vae = loaded.vae = build(SHAPE, likelihood="Binomial(levels=17)", posterior=posterior, prior=prior)
+    for head in (vae.posterior.head, vae.likelihood.project):
+        head.kernel.assign(30.0 * head.kernel)
+    x = loaded.modality.encode(loaded.raw)
+    verbs.reconstruct("run", count=23)
+    found, z = written(loaded, "reconstructions"), vae.encode(x)
+    assert np.abs(found.astype(int) - loaded.modality.decode(vae.decode(z)).numpy()).max() <= 1
+    assert len(np.unique(found.reshape(23, -1), axis=0)) > 1 and (loaded.folder / "outputs" / "reconstructions.png").is_file()
+    verbs.encode("run")
+    assert written(loaded, "codes").shape == (23, *vae.posterior.event_shape) and np.allclose(written(loaded, "codes"), z, atol=1e-5)
+    if prior == "Autoregressive()":
+        assert np.allclose(vae.posterior.vectors(vae.posterior.codes(z)), z, atol=1e-5)  # nothing but vectors of the codebook
 
 
 def test_a_verb_traces_its_model_once(loaded, monkeypatch):

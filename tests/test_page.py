@@ -28,6 +28,7 @@ FIGURES = {
     "rate": 17.4,
     "bits_per_dim": 1.93,
     "active_units": 2,
+    "active_above": 0.01,
     "units": 4,
     "rate_per_unit": [0.25, 9.0, 0.01, 8.0],
     "variance_per_unit": [0.001, 0.9, 0.002, 0.8],
@@ -254,6 +255,16 @@ def test_active_units_are_filled_and_sorted_by_their_kl(run):
     assert [words.split(":")[0] for _, words in said] == ["unit 1", "unit 3", "unit 0", "unit 2"]
     heights = [float(bar.get("height")) for bar in bars]
     assert heights == sorted(heights, reverse=True) and heights[0] == pytest.approx(heights[1] * 9 / 8, rel=0.01)
+
+
+def test_a_bar_below_zero_hangs_from_it(run):
+    """Estimates of a KL, and -log p(z), may be negative."""
+    rates = [4.0, -2.0, 1.0, 0.0]
+    bars = [element for element in tree(run(test={**FIGURES, "rate_per_unit": rates})).iter("rect") if element.find("title") is not None]
+    (first, _, zero, last), heights = bars, [float(bar.get("height")) for bar in bars]
+    assert heights == pytest.approx([heights[0], heights[0] / 4, 0.5, heights[0] / 2], abs=0.2)
+    for other in (zero, last):
+        assert float(first.get("y")) + heights[0] == pytest.approx(float(other.get("y")), abs=0.2)
 
 
 def test_the_options_that_are_not_the_defaults_are_marked(run):
@@ -543,7 +554,7 @@ def test_test_records_are_called_unseen_unless_the_card_says_otherwise(line, run
 @pytest.mark.parametrize(
     "posterior, prior, kept, omitted",
     [
-        ("VonMisesFisher(size=3)", "Uniform()", {"interpolations.png"}, {"samples", "traversals"}),
+        ("VonMisesFisher(size=3)", "Uniform()", {"interpolations.png"}, {folders.TEMPERED, "traversals"}),
         ("VQ(positions=3, size=2, count=4)", "Autoregressive()", {"samples_0.5.png"}, {"interpolations", "traversals"}),
         ("Normal(size=3)", "Mixture(components=2)", {"interpolations.png", "samples_0.5.png", "traversals.png"}, set()),
         ("Point(size=3)", "Standard()", {"interpolations.png", "samples_0.5.png", "traversals.png"}, set()),
@@ -562,7 +573,7 @@ def test_every_kind_of_latent_is_reported(posterior, prior, kept, omitted, run):
     further, latent, left_out = report.details(vae, dataset, test["rate_per_unit"])
     drawn = {**report.pictures(vae, dataset), **further}
     assert kept <= set(drawn) and {what for what, _ in left_out} == omitted
-    assert {f"{what}.png" for what in omitted - {"samples"}}.isdisjoint(drawn)
+    assert {f"{what}.png" for what in omitted - {folders.TEMPERED}}.isdisjoint(drawn)
     assert sum(test["rate_per_unit"]) == pytest.approx(test["rate"], rel=1e-3, abs=1e-3)
     assert test["units"] == 3 == len(test["variance_per_unit"]) and len(test["rate_per_unit"]) in (1, 3)
     folder = run(test=test, references=references, omitted=left_out)
@@ -575,7 +586,16 @@ def test_every_kind_of_latent_is_reported(posterior, prior, kept, omitted, run):
         assert test["log_likelihood"] is test["elbo"] is test["bits_per_dim"] is None
         assert table["log-likelihood"] == "not available" and "no bound follows" in said
     assert ("is one of all units together" in said) == (len(test["rate_per_unit"]) == 1)
-    text(folder, run("other"))  # also beside another run
+    both = text(folder, run("other"))  # also beside another run
+    point, sphere, codes = (word in posterior for word in ("Point", "Mises", "VQ"))
+    assert ("−log p(z) of each latent unit" in said and "largest −log p(z)" in said) == point
+    assert "KL" not in said.partition("Configuration")[0] or not point
+    assert ("KL(q(z|x) ‖ p(z)), what the latent carries" in said) == (not point)
+    assert ("KL(q(z|x) ‖ p(z)), or −log p(z) where the posterior is a point" in both) == point
+    assert ("log p(x|z) + log p(z), and no bound" in said) == ("log p(x|z) + log p(z), and no bound" in both) == point
+    assert (("emperature" in said), ("emperature" in both)) == (not sphere, True)
+    assert ("KL of each position of the code" in said and "whose code varies over the test records;" in said) == codes
+    assert ("(variance above 0.01)" in said) == point  # under a mixture or on a sphere no unit has a rate of its own
 
 
 def test_a_line_on_a_sphere_is_a_great_circle():
