@@ -57,7 +57,7 @@ class Evaluator:
         modality = self.dataset.modality
         loc, unit_rate, error = self._over(split, limit, self._terms)
         n, size, continuous = len(loc), math.prod(modality.shape), self.vae.likelihood.continuous
-        activity, least = loc.var(axis=0), ACTIVE
+        activity, least = loc.var(axis=0, dtype=np.float64), ACTIVE  # in float32 the mean of equal numbers is not quite theirs
         if self.vae.posterior.support == "codes":  # a unit is a position, and active if its code varies
             activity, least = activity.sum(axis=-1), 0.0
         elif self.vae.posterior.support == "sphere":  # beside the prior's 1 / size; without a rate, directions say nothing

@@ -9,6 +9,7 @@ from helpers import build
 
 from keras_vae import __main__ as verbs
 from keras_vae import evaluation
+from keras_vae.data import Dataset
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.priors import Standard
@@ -112,6 +113,42 @@ def test_codes_are_reconstructed_and_written(loaded, posterior, prior):
     assert written(loaded, "codes").shape == (23, *vae.posterior.event_shape) and np.allclose(written(loaded, "codes"), z, atol=1e-5)
     if prior == "Autoregressive()":
         assert np.allclose(vae.posterior.vectors(vae.posterior.codes(z)), z, atol=1e-5)  # nothing but vectors of the codebook
+
+
+def figures(vae) -> dict:
+    raw = np.random.default_rng(0).integers(0, 17, (40, *SHAPE)).astype(np.uint8)
+    return evaluation.Evaluator(vae, Dataset("noise", Images(SHAPE, levels=17), raw, raw, raw), jit=False).full("test", 2)
+
+
+@pytest.mark.parametrize(
+    "posterior", ["Categorical(positions=4, size=5)", "FSQ(positions=4, levels=(5, 5))", "VQ(positions=4, size=5, count=50)"]
+)
+def test_of_codes_those_positions_are_active_whose_code_varies(posterior):
+    """Position 0: the head says the same of every record; position 1: what it says differs, and the code does not."""
+    vae = build(SHAPE, likelihood="Binomial(levels=17)", posterior=posterior, prior="Uniform()")
+    head, size = vae.posterior.head, vae.posterior.event_shape[1]
+    scale = np.repeat([0.0, 1e-4, 30.0, 30.0], size)
+    head.kernel.assign(scale * head.kernel)
+    head.bias.assign(np.tile(3.0 * np.eye(1, size)[0], 4) * (scale < 1.0))
+    found = figures(vae)
+    assert (found["active_units"], found["units"], found["active_above"]) == (2, 4, 0.0)
+    variances = found["variance_per_unit"]
+    assert variances[0] == variances[1] == 0.0 and min(variances[2:]) > 0.0
+
+
+def test_on_a_sphere_a_unit_is_active_that_varies_beside_the_prior():
+    """Of 20 units the prior's variance is 1 / 20: directions that fill two of them have one of 1/2 there, and none elsewhere."""
+    vae = build(SHAPE, likelihood="Binomial(levels=17)", posterior="VonMisesFisher(size=20)", prior="Uniform()")
+    head = vae.posterior.head
+    kernel = head.kernel.numpy()
+    kernel[:, 2:] = 0.0
+    head.kernel.assign(30.0 * kernel)
+    for log_concentration, active in ((5.0, 2), (-8.0, 0)):  # directions that are not held carry nothing
+        head.bias.assign(log_concentration * np.eye(1, 21, 20)[0])
+        found = figures(vae)
+        assert (found["active_units"], found["units"], found["active_above"]) == (active, 20, evaluation.ACTIVE)
+    directions = vae.encode(Images(SHAPE, levels=17).encode(np.random.default_rng(0).integers(0, 17, (40, *SHAPE)).astype(np.uint8)))
+    assert np.allclose(np.linalg.norm(directions, axis=1), 1.0, atol=1e-5) and np.var(directions, axis=0)[2:].max() < 1e-6
 
 
 def test_a_verb_traces_its_model_once(loaded, monkeypatch):

@@ -251,6 +251,19 @@ def test_a_predicted_sigma_is_that_of_each_pixel_and_keeps_the_floor(name):
     assert np.exp(lowest.log_scale).min() >= 0.001 / np.sqrt(2) - 1e-9 and np.isfinite(np.exp(highest.log_scale)).all()
 
 
+@pytest.mark.parametrize("scale", [0.01, 10.0])
+def test_a_model_that_predicts_sigma_starts_at_the_scale_of_the_data(scale):
+    """With what the decoder says before it was trained, and not for features of zero alone."""
+    x = (5.0 + scale * np.random.default_rng(0).normal(size=(500, *SHAPE))).astype("float32")
+    vae = VAE(**TINY, likelihood="Normal(sigma='predicted')")
+    vae.adapt(x)
+    found = vae(x).likelihood
+    sigma = np.exp(found.log_scale)
+    assert sigma.shape == x.shape and (scale / 2 < sigma).all() and (sigma < 2 * scale).all()
+    ideal = np.mean(-stats.norm(5.0, scale).logpdf(x).sum(axis=(1, 2, 3)))
+    assert -found.log_prob(x).numpy().mean() < ideal + 0.5 * x[0].size, "a few nats above the law of the data"
+
+
 def test_the_optimal_sigma_of_laplace_follows_the_mean_error():
     x, vae = skewed("Laplace(sigma=0.3)"), build(SHAPE, keras.optimizers.SGD(0.0), likelihood="Laplace(floor=1e-6)")
     for _ in range(200):
