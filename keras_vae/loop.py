@@ -391,20 +391,23 @@ class Trainer:
 
     def compare(self, fingerprint: str) -> None:
         """`Refusal` (model) on all workers if one of them is about to train something else: nothing would ever tell."""
-        digest = hashlib.sha256()
-        for name, array in sorted(self.arrays().items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         said = {
             "step": self.step,
             "configuration": _number(repr(self.config)),
             "data": _number(fingerprint),
-            "weights": _number(digest.hexdigest()),
+            "weights": _number(runs.digest(self.arrays())),
+            "teacher": _number(self.taught_by),
         }
         for what, column in zip(said, self.group.table(*said.values()).T, strict=True):
             if len(set(column)) > 1:
                 why = ", ".join(f"worker {worker}: {int(value):{'d' if what == 'step' else 'x'}}" for worker, value in enumerate(column))
                 fix = "start all workers with the same command, code and data, in one shared folder"
                 raise Refusal("model", f"the workers do not agree on the {what}", f"step {self.step}", why[:300], fix)
+
+    @property
+    def taught_by(self) -> str:
+        """The digest of the teacher's weights; empty if there is none."""
+        return runs.digest({f"{number}": as_array(weight) for number, weight in enumerate(self.teacher.weights)}) if self.teacher else ""
 
     @property
     def spent(self) -> float:

@@ -1,6 +1,7 @@
 """A run on disk: what lies in saved_models/<name>/, and how a finished one is loaded."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -155,28 +156,36 @@ def recall(folder: Path, config: Config) -> tuple[Config, Config]:
     return found[0], found[1]
 
 
-def begin(folder: Path, asked: Config, config: Config, modality: Images, fingerprint: str, overwrite: bool = False) -> None:
+def begin(
+    folder: Path, asked: Config, config: Config, modality: Images, fingerprint: str, overwrite: bool = False, teacher: str = ""
+) -> None:
     """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds.
-    `Refusal` (model) if the run began on other data."""
+    `Refusal` (model) if the run began on other data, or with a `teacher` of other weights (its digest)."""
     folder = real(folder)  # --overwrite replaces what a link leads to, and the link stays
-    if begun(folder) and not overwrite and (before := read_fingerprint(folder)) != fingerprint:
-        why = f"its fingerprint was {before[:12]}, now it is {fingerprint[:12]}: other records, another order, or other splits"
-        fix = "bring the old data back, or --name ANOTHER, or --overwrite to start again"
-        raise Refusal("model", "the data has changed since the run began", where=str(folder), why=why, fix=fix)
+    if begun(folder) and not overwrite:
+        checks = (
+            ("data", "fingerprint", fingerprint, "other records, another order, or other splits"),
+            ("teacher", "teacher", teacher, f"{asked.training.teacher} was trained further or again"),
+        )
+        for what, key, now, reason in checks:
+            if (before := read_fingerprint(folder, key)) != now:
+                why = f"its fingerprint was {before[:12]}, now it is {now[:12]}: {reason}"
+                fix = f"bring the old {what} back, or --name ANOTHER, or --overwrite to start again"
+                raise Refusal("model", f"the {what} has changed since the run began", where=str(folder), why=why, fix=fix)
     if overwrite and folder.exists():
         storage.remove(folder)
     for name in ("report.json", "report.html"):
         storage.discard(folder / name)
     storage.write(folder / "asked.json", configuration.to_json(asked))
     storage.write(folder / "config.json", configuration.to_json(config))
-    storage.write_json(folder / "data.json", {"fingerprint": fingerprint})
+    storage.write_json(folder / "data.json", {"fingerprint": fingerprint, "teacher": teacher})
     storage.write_json(folder / "modality.json", dataclasses.asdict(modality))
 
 
-def read_fingerprint(folder: Path) -> str:
-    """What the data of a run looked like when it began."""
+def read_fingerprint(folder: Path, key: str = "fingerprint") -> str:
+    """What the data of a run, or its teacher, looked like when it began."""
     try:
-        return str(json.loads((folder / "data.json").read_text())["fingerprint"])
+        return str(json.loads((folder / "data.json").read_text())[key])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         fix = "--name ANOTHER, or --overwrite to start again"
         raise Refusal("model", "data.json cannot be read", where=str(folder), why=str(error)[:200], fix=fix) from None
@@ -189,6 +198,14 @@ def changed(folder: Path, config: Config) -> dict[str, tuple]:
     new = configuration.flatten(config)
     asked["name"] = new["name"]  # a folder may be moved
     return {path: (asked[path], value) for path, value in new.items() if value not in (asked[path], resolved[path]) and path not in FREE}
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """The SHA-256 of arrays and their names."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def next_version(folder: Path) -> Path:

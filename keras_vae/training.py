@@ -71,7 +71,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
     console.card(card)
 
     if group.chief:
-        runs.begin(folder, asked, config, dataset.modality, dataset.fingerprint, overwrite)
+        runs.begin(folder, asked, config, dataset.modality, dataset.fingerprint, overwrite, trainer.taught_by)
         loop.list_bad_records(folder, dataset)
     for turn in (group.chief, not group.chief):  # the chief may set a damaged checkpoint aside
         group.barrier()

@@ -104,7 +104,7 @@ class Two(devices.Group):
         return np.array([values, other], np.float64)
 
 
-@pytest.mark.parametrize(("place", "what"), enumerate(("step", "configuration", "data", "weights")))
+@pytest.mark.parametrize(("place", "what"), enumerate(("step", "configuration", "data", "weights", "teacher")))
 def test_workers_that_are_about_to_diverge_are_refused(place, what):
     one = trainer()
     one.compare("fingerprint")

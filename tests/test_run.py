@@ -452,3 +452,19 @@ def test_a_student_of_the_run_is_trained_to_its_report(copy, train):
     ):
         code, said = train(*student[:-2], "--name", "other", *wrong)
         assert code in (2, 4) and word in said, said
+
+
+def test_a_student_whose_teacher_was_trained_on_is_not_continued(copy, train):
+    student = [*SMALL, "--name", "student", "--evaluation.samples", "2", "--devices.jit", "off"]
+    student += ["--model.objective", "Distillation()", "--training.teacher", "t"]
+    assert train(*student, "--training.steps", "2")[0] == 0
+    code, said = train(*student, "--training.steps", "4")  # the teacher as it was
+    assert code == 0 and "at step 2" in said, said
+    taught = (copy / "model.keras").read_bytes()
+    code, said = train(*TYPED, "--training.steps", "30", "--training.epochs", "9")
+    assert code == 0 and (copy / "model.keras").read_bytes() != taught, said
+    before = (copy.parent / "student" / "report.json").read_bytes()
+    code, said = train(*student, "--training.steps", "6")
+    assert code == 4 and "the teacher has changed since the run began" in said and "--overwrite" in said, said
+    assert len(said.partition("error:")[2].splitlines()) <= 4 and (copy.parent / "student" / "report.json").read_bytes() == before
+    assert train(*student, "--training.steps", "6", "--overwrite")[0] == 0
