@@ -101,7 +101,7 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
         chosen["training.steps"] = steps, f"{epochs:.0f} epochs"
         if config.training.patience is None:
             patience = max(10, round(PATIENCE * epochs / config.training.evaluate_every))
-            chosen["training.patience"] = patience, "validations without a better ELBO end the run"
+            chosen["training.patience"] = patience, "validations in a row that are no better end the run"
     if config.optimizer.learning_rate is None:
         linear = any(components.parse(text)[1].get("linear") for text in (config.model.encoder, config.model.decoder))
         chosen["optimizer.learning_rate"] = (5e-4, "the networks start at PCA") if linear else (1e-3, "the usual")

@@ -72,7 +72,7 @@ class Training:
     minutes: float | None = None
     evaluate_every: float = 1.0  # epochs between validations
     teacher: str | None = None  # folder or name of a finished run on the same data, for the objective Distillation
-    patience: int | None = None  # validations without a better ELBO before stopping; None = never stop early
+    patience: int | None = None  # validations in a row that are no better before stopping; None = never stop early
     checkpoint_every: float = 60.0  # seconds between checkpoints, anywhere in an epoch
 
 

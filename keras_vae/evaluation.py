@@ -11,6 +11,7 @@ from keras_vae.noise import Seed
 
 ROWS = 2000  # rows (records x importance samples) that go through a model at once
 ELEMENTS = 2**21  # of the data in them, at most: activations grow with them
+LAST = 2**31 - 1  # the step at which every weight of the loss is final
 ACTIVE = 0.01  # a unit is active if Var_x(E[z|x]) is above this (Importance Weighted Autoencoders; Burda et al. 2015)
 
 
@@ -20,8 +21,10 @@ class Evaluator:
     Noise is addressed by the record's number, so a figure depends neither on the batch size nor on what was evaluated before.
     """
 
-    def __init__(self, vae, dataset, jit: bool = True, group: devices.Group | None = None):
+    def __init__(self, vae, dataset, jit: bool = True, group: devices.Group | None = None, batch_for=None):
         self.vae, self.dataset, self.group = vae, dataset, group or devices.Group()
+        self.batch_for = batch_for or (lambda x: {"x": x})
+        self._losses = tf.function(self._losses, jit_compile=jit and self.group.local == 1, autograph=False)
         self._terms = tf.function(self._terms, jit_compile=jit, autograph=False)
         self._bound = tf.function(self._bound, jit_compile=jit, autograph=False)
         self._log_weights = tf.function(self._log_weights, jit_compile=jit, autograph=False)
@@ -36,6 +39,14 @@ class Evaluator:
         distortion, rate, count = self.group.table(*np.sum([np.zeros(3), *sums], axis=0)).sum(axis=0)
         distortion, rate = distortion / count, rate / count
         return {"elbo": -(distortion + rate), "distortion": distortion, "rate": rate}
+
+    def loss(self, split: str, size: int) -> float:
+        """The mean of the loss with its final weights. What looks at a batch as a whole sees `size` records at most; every worker takes
+        all of them."""
+        most, records = fitting(self.vae.event_shape, self.vae.objective.draws), len(getattr(self.dataset, split))
+        read = functools.partial(self.dataset.encoded, split)
+        (losses,) = zip(*batches(self._losses, read, records, min(size, most)), strict=True)
+        return float(np.concatenate(losses).mean(dtype=np.float64))
 
     def log_likelihood(self, split: str, samples: int, limit: int | None = None, progress=None) -> np.ndarray:
         """The importance-weighted bound with K = `samples`, [N], nats."""
@@ -134,6 +145,11 @@ class Evaluator:
         mean, rates = self.vae.encode(x), [latent.element_rate() for latent in inference.latents]
         error = tf.reduce_mean(tf.square(tf.reshape(self.vae.decode(mean) - x, (tf.shape(x)[0], -1))), axis=1)
         return mean, tf.concat(rates, axis=1), error
+
+    def _losses(self, x, row):
+        batch, objective = self.batch_for(x), self.vae.objective
+        inference = self.vae.infer(batch, Seed.of(0).fold("evaluate").at(row), samples=objective.draws)
+        return (objective(batch, inference, tf.constant(LAST))["loss"],)
 
     def _log_weights(self, x, row, chunk, samples):
         return self.vae.log_weights({"x": x}, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))

@@ -22,6 +22,7 @@ CLEARLY = 1.3  # how much faster it has to be
 MEASURED_CALLS, MEASURED_SECONDS = 3, 0.05
 FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20
+SAID = {"elbo": "ELBO", "loss": "loss"}
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
 
@@ -67,17 +68,18 @@ def as_array(value) -> np.ndarray:
 
 
 class Watch:
-    """The best validation ELBO so far, and the patience of early stopping and of the plateau decay. Plain numbers, saved with the run."""
+    """The best validation so far, by its ELBO or -loss, and the patience of early stopping and of the plateau decay. Plain numbers, saved
+    with the run."""
 
     def __init__(self, patience: int | None, plateau):
         self.patience, self.plateau = patience, plateau
         self.state = {"best": None, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
 
-    def see(self, elbo: float, step: int, warm: bool) -> bool:
+    def see(self, worth: float, step: int, warm: bool) -> bool:
         """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
-        state, better = self.state, math.isfinite(elbo) and (self.state["best"] is None or elbo > self.state["best"])
+        state, better = self.state, math.isfinite(worth) and (self.state["best"] is None or worth > self.state["best"])
         if better:
-            state.update(best=elbo, best_step=step, stalled=0, plateau_stalled=0)
+            state.update(best=worth, best_step=step, stalled=0, plateau_stalled=0)
         elif warm:
             state["stalled"] += 1
             state["plateau_stalled"] += 1
@@ -96,6 +98,7 @@ class Trainer:
 
     def __init__(self, vae, dataset: data.Dataset, config: Config, total: int, group: devices.Group | None = None, teacher=None):
         self.teacher = teacher
+        self.decides = vae.objective.decides(vae.posterior)  # which figure of a validation says whether it is the best
         self.vae, self.dataset, self.config, self.total, self.group = vae, dataset, config, total, group or devices.Group()
         self.batch_size = min(config.data.batch_size, len(dataset.train))
         self.part = self.batch_size // self.group.replicas  # rows of one replica
@@ -303,13 +306,16 @@ class Trainer:
         started = time.perf_counter()
         with self.averaged():
             figures = evaluator.elbo("validation")
-            if not math.isfinite(figures["elbo"]):
-                raise self._refusal("the validation ELBO is not finite", f"step {self.step}")
+            if self.decides == "loss":
+                figures["loss"] = evaluator.loss("validation", self.batch_size)
+            worth = -figures["loss"] if self.decides == "loss" else figures["elbo"]
+            if not math.isfinite(worth):
+                raise self._refusal(f"the validation {SAID[self.decides]} is not finite", f"step {self.step}")
             sparse = pruning.end(self.vae)
             warm = self.vae.objective.warm(self.step) and self.step >= sparse
             if self.watch.state["best_step"] < sparse <= self.step:
                 self.watch.state["best"] = None  # of weights that are not as sparse as asked
-            if self.watch.see(figures["elbo"], self.step, warm):
+            if self.watch.see(worth, self.step, warm):
                 self.best = [as_array(weight) for weight in self.vae.weights]
         self.rate.plateau.assign(self.watch.state["factor"])
         self.seconds["evaluate"] += time.perf_counter() - started
@@ -427,7 +433,7 @@ class Trainer:
         return steps * self.batch_size / self.seconds["step"] if steps > 0 else 0.0
 
     def give_best(self, vae) -> None:
-        """Give a model the weights with the best validation ELBO."""
+        """Give a model the weights that were best in validation."""
         for weight, value in zip(vae.weights, self.best, strict=True):
             weight.assign(value)
 

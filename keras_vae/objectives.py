@@ -60,6 +60,10 @@ class Objective:
         """Why it cannot be asked about the data x [N, *X]; empty if it can."""
         return ""
 
+    def decides(self, posterior) -> str:
+        """Which term says what a model is worth: the "elbo", or the "loss" where that is no bound, or not what training raises."""
+        return "elbo" if posterior.density else "loss"
+
 
 @dataclass(frozen=True)
 class _Annealed(Objective):
@@ -83,6 +87,9 @@ class _Annealed(Objective):
 
     def warm(self, step):
         return step >= self.warmup
+
+    def decides(self, posterior):
+        return super().decides(posterior) if self.beta else "loss"
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,9 @@ class InverseSquareRoot(Decay):
 
 @dataclass(frozen=True)
 class Plateau(Decay):
-    """factor *= `factor` each time the validation ELBO has not risen for `patience` evaluations, down to `final`.
+    """factor *= `factor` each time `patience` validations in a row were no better, down to `final`.
 
-    The host watches the ELBO and keeps the product (`training.Watch`); the step only multiplies by it.
+    The host watches the validations and keeps the product (`training.Watch`); the step only multiplies by it.
     """
 
     factor: InnerFraction = 0.3

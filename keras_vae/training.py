@@ -79,7 +79,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
             console.log(f"continuing {folder} at step {trainer.step:,} of {trainer.total:,}")
     shared(folder, group)
     trainer.compare(dataset.fingerprint)
-    evaluator = evaluation.Evaluator(trainer.vae, dataset, config.devices.jit == "on", group)
+    evaluator = evaluation.Evaluator(trainer.vae, dataset, config.devices.jit == "on", group, trainer.batch_for)
     board = report.Board(folder / "events") if group.chief else None
     if group.chief:
         storage.write(folder / "metrics.jsonl", storage.lines(trainer.history))
@@ -144,12 +144,12 @@ def find_teacher(config: Config, modality):
 
 def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seconds: dict, started: float) -> None:
     """What follows the last step: the figures of the best model, pictures, the SavedModel and the report."""
-    config, dataset = trainer.config, trainer.dataset
+    config, dataset, best_step = trainer.config, trainer.dataset, trainer.watch.state["best_step"]
     vae = runs.build(config, dataset.modality)  # without optimizer and schedule: what is kept serves, it does not train
     trainer.give_best(vae)
     pace = speed.measure(trainer, vae) if trainer.examples_per_second else None
 
-    console.log(f"evaluating the best model (step {trainer.watch.state['best_step']:,}) on the test split")
+    console.log(f"evaluating the best model (step {best_step:,}) on the test split")
     began = time.perf_counter()
     test, references = assess(vae, dataset, config, console)
     fitted = None
@@ -180,8 +180,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "references": references,
         "train": {
             "steps": trainer.step,
-            "best_step": trainer.watch.state["best_step"],
-            "validation_elbo": trainer.watch.state["best"],
+            "best_step": best_step,
+            "validation_elbo": next(line["validation"]["elbo"] for line in trainer.history if line["step"] == best_step),
             "examples_per_second": trainer.examples_per_second,
             "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit == "on").reconstruction_error("train", 1000),
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
@@ -266,6 +266,9 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
     ]
     if not vae.posterior.density:
         rows.append(("note", "what training shows as ELBO is log p(x|z) + log p(z): the posterior is a point, and no bound follows"))
+    if trainer.decides == "loss":
+        why = "that gives the rate no weight" if vae.posterior.density else "there is no bound"
+        rows.append(("note", f"the validation loss decides which weights are kept and when to stop, and not the ELBO: {why}"))
     if vae.couples and group.replicas > 1:
         rows.append(("note", f"XLA compiles the update alone: {', '.join(vae.couples)} looks at the rows of all replicas"))
     return rows

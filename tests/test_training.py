@@ -297,6 +297,61 @@ def test_the_best_weights_are_kept():
     assert equal(arrays(loop.vae.weights), seen[1])
 
 
+LOSSES = [
+    {"posterior": "Point(size=3)", "objective": "ELBO(beta=0.1, warmup=1000)"},
+    {"posterior": "Point(size=3)", "objective": "Distillation(output=2.0)"},
+    {"objective": "ELBO(beta=0.0)"},
+    {"objective": "MMD()"},
+]
+
+
+@pytest.mark.parametrize("parts", LOSSES, ids=lambda parts: "-".join(parts.values()))
+def test_where_the_elbo_is_not_what_training_raises_the_loss_decides(parts):
+    loop = trainer(config(**{f"model__{kind}": text for kind, text in parts.items()}))
+    loop.teacher = trainer().vae if loop.vae.objective.taught else None
+    evaluator = evaluation.Evaluator(loop.vae, loop.dataset, jit=False, batch_for=loop.batch_for)
+    assert ("note", "the validation loss decides") in [(label, text[:27]) for label, text in training.describe(loop)]
+    losses, steps = [], (4, 3, 9)
+    for count in steps:
+        metrics = run(loop, count)
+        line = loop.validate(evaluator, metrics)["validation"]
+        losses.append(line["loss"])
+        x, seed = loop.dataset.encoded("validation"), Seed.of(0).fold("evaluate")
+        expected = []
+        for rows, first in ((x[:10], 0), (x[10:], 10)):  # 20 records, in batches of 16 at most
+            batch = loop.batch_for(rows)
+            inference = loop.vae.infer(batch, seed.at(first))
+            terms = {name: values.numpy().mean() for name, values in loop.vae.objective(batch, inference, tf.constant(10**6)).items()}
+            expected.append(terms["loss"])
+            if "ELBO" in parts["objective"]:
+                beta = loop.vae.objective.beta
+                assert terms["loss"] == pytest.approx(terms["distortion"] + beta * terms["rate"], rel=1e-5)
+        assert line["loss"] == pytest.approx(np.mean(expected), rel=1e-4)
+        assert line["elbo"] == pytest.approx(-line["distortion"] - line["rate"])
+    assert loop.watch.state["best"] == -min(losses) and loop.watch.state["best_step"] == np.cumsum(steps)[np.argmin(losses)]
+
+
+def test_a_better_elbo_does_not_decide_where_it_is_no_bound():
+    told = Told(-3.0, -2.0, -1.0)
+    told.loss = lambda split, size: {2: 5.0, 4: 4.0, 6: 6.0}[loop.step]
+    loop = trainer(config(model__posterior="Point(size=3)", training__patience=1))
+    for _ in range(3):
+        loop.validate(told, run(loop, 2))
+    assert loop.watch.state["best_step"] == 4 and loop.watch.state["best"] == -4.0 and loop.watch.stop
+    told.loss = lambda split, size: math.nan
+    with pytest.raises(Refusal, match="the validation loss is not finite"):
+        told.elbos = [-1.0]
+        loop.validate(told, run(loop, 2))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{}, {"posterior": "VQ(positions=2, size=2, count=4)", "prior": "Uniform()"}, {"objective": "IWAE()"}, {"objective": "MMD(beta=0.1)"}],
+)
+def test_everywhere_else_the_elbo_decides(parts):
+    assert trainer(config(**{f"model__{kind}": text for kind, text in parts.items()})).decides == "elbo"
+
+
 def test_metrics_start_again_after_a_validation():
     loop = trainer()
     first = run(loop, 3)
