@@ -3,12 +3,14 @@
 import argparse
 import ast
 import contextlib
+import functools
 import io
 import os
 import shlex
 import signal
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -101,12 +103,13 @@ def main(program, arguments: list[str] | None = None) -> None:
     with 75, Ctrl-C with 130, and the command that continues."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:] if arguments is None else arguments
+    bye = functools.partial(farewell, arguments, threading.Lock())
     try:
-        with signals.handled(lambda: farewell(arguments)):
+        with signals.handled(bye):
             program(arguments)
     except (Exception, KeyboardInterrupt, signals.Interrupted) as error:
         if not isinstance(error, Refusal) and (signals.pending() or isinstance(error, KeyboardInterrupt)):
-            farewell(arguments)  # whatever the error: with the terminal gone, printing is one
+            bye()  # whatever the error: with the terminal gone, printing is one
             sys.exit(signals.CODES[signals.pending() or signal.SIGINT])
         refusal = error if isinstance(error, Refusal) else environment.explain(error)
         if refusal is None or "--debug" in arguments:
@@ -115,10 +118,11 @@ def main(program, arguments: list[str] | None = None) -> None:
         sys.exit(refusal.exit_code)
 
 
-def farewell(arguments: list[str]) -> None:
-    """Release what this process holds, and say how to continue. Not with --overwrite: it would start again."""
+def farewell(arguments: list[str], said: threading.Lock) -> None:
+    """Release what this process holds, and say how to continue, if that was not `said`. Not with --overwrite: it would start again."""
     storage.release()
-    if signals.LAUNCHED in os.environ:  # the launcher says it, once for all workers
+    # Said twice, it would be by a program that says it and is then too slow to end. The launcher says it once for all workers.
+    if signals.LAUNCHED in os.environ or not said.acquire(blocking=False):
         return
     name = Path(sys.argv[0]).name
     name = "-m keras_vae" if name == "__main__.py" else shlex.quote(sys.argv[0])

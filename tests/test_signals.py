@@ -88,6 +88,15 @@ def test_C13_a_program_that_has_nothing_to_save_leaves_wherever_it_stands(work, 
 
 
 @pytest.mark.parametrize("number, code", NUMBERS.items(), ids=lambda value: getattr(value, "name", ""))
+def test_C13_how_to_continue_is_said_once(number, code):
+    """A program that has said how to continue, and then takes longer to end than it has time."""
+    program = start("import atexit; atexit.register(time.sleep, 30); ready(); time.sleep(60)")
+    program.send_signal(number)
+    found, _, error, seconds = end(program)
+    assert found == code and polite(error) and error.count("interrupted") == 1 and 0.9 < seconds < 5.0
+
+
+@pytest.mark.parametrize("number, code", NUMBERS.items(), ids=lambda value: getattr(value, "name", ""))
 def test_C9_a_loop_ends_by_itself_and_commits(number, code):
     """A signal in a step."""
     program = start(LOOP.format(commit="pass"))
