@@ -57,7 +57,7 @@ figcaption strong { color: var(--ink); }
 .plain { list-style: none; padding: 0; display: grid; gap: .4rem; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 img { display: block; max-width: 100%; height: auto; border-radius: .3rem; filter: brightness(var(--dim)); }
-svg { display: block; width: 100%; height: auto; overflow: visible; font-size: 11px; font-variant-numeric: tabular-nums; }
+svg { display: block; width: 100%; max-width: 36rem; height: auto; overflow: visible; font-size: 11px; font-variant-numeric: tabular-nums; }
 svg text { fill: var(--soft); }
 svg .name {
   fill: var(--ink); font-size: 13px; font-weight: 650; stroke: var(--page); stroke-width: 4px; paint-order: stroke; stroke-linejoin: round;

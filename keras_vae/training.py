@@ -267,8 +267,8 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
     if not vae.posterior.density:
         rows.append(("note", "what training shows as ELBO is log p(x|z) + log p(z): the posterior is a point, and no bound follows"))
     if trainer.decides == "loss":
-        why = "that gives the rate no weight" if vae.posterior.density else "there is no bound"
-        rows.append(("note", f"the validation loss decides which weights are kept and when to stop, and not the ELBO: {why}"))
+        why = "whose rate has no weight in training" if vae.posterior.density else "which is no bound here"
+        rows.append(("note", f"the validation loss decides which weights are kept and when to stop, not the ELBO, {why}"))
     if vae.couples and group.replicas > 1:
         rows.append(("note", f"XLA compiles the update alone: {', '.join(vae.couples)} looks at the rows of all replicas"))
     return rows
