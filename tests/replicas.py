@@ -70,6 +70,7 @@ CASES = {
     "sync-BatchNorm-jit": {**BATCHED, "devices.jit": "on"},
     "plateau": {"optimizer.decay": "Plateau(patience=1, factor=0.5)"},
     "coupled": {"model.objective": "replicas:Coupled()"},
+    "loss-decides": {"model.posterior": "Point(size=3)", "model.objective": "MMD(beta=0.01)", "data.binarize": "dynamic", **SMOOTH},
     "binarized": {"data.binarize": "dynamic", "model.likelihood": "Bernoulli()"},
     "poisoned": {"optimizer.ema": 0.5, **BATCHED},
     "pruned": {
@@ -122,7 +123,7 @@ def trained(name: str, group: devices.Group, folder: Path) -> dict[str, np.ndarr
         if name == "plateau":  # whose validations get worse
             one.watch.see(-one.step, one.step, warm=True)
             one.rate.plateau.assign(one.watch.state["factor"])
-        elif name in ("EMA", "jit") and one.step == 4:
+        elif name in ("EMA", "jit", "loss-decides") and one.step == 4:
             evaluator = evaluation.Evaluator(one.vae, one.dataset, name == "jit", group)
             validated = list(one.validate(evaluator, metrics)["validation"].values())
     one.agree()
