@@ -47,8 +47,7 @@ def sample(
         elsewhere = "the latent of the run is not R^n, which it is made for"
         why = "the run is of an earlier version" if vae.posterior.support == "real" else elsewhere
         raise Refusal("usage", "there is no ex-post density", "--density", why, "--density prior")
-
-    if temperature is not None and source is vae.prior and not vae.prior.spreads:
+    if temperature is not None and density == "prior" and not vae.spreads:
         where, why = "--temperature", f"the prior {type(vae.prior).__name__} has no spread that it could change"
         raise Refusal("usage", "a temperature would do nothing", where, why, "leave it out")
 

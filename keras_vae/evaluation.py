@@ -74,7 +74,7 @@ class Evaluator:
         elif self.vae.posterior.support == "sphere":  # beside the prior's 1 / size; without a rate, directions say nothing
             activity = activity * activity.size * (unit_rate.sum(axis=1).mean() > ACTIVE * activity.size)
         if self.vae.latent_shape != self.vae.posterior.event_shape:  # of a hierarchy, where the means vary with those above them
-            activity = unit_rate.mean(axis=0)
+            activity, least = unit_rate.mean(axis=0), ACTIVE
         figures = self.elbo(split, limit)
         if self.vae.posterior.density:
             log_likelihood = self.log_likelihood(split, samples, limit, progress)

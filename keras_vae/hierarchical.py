@@ -73,6 +73,10 @@ class HierarchicalVAE(VAE):
         return (sum(map(math.prod, self.shapes)),) if self.blocks else self.posterior.event_shape
 
     @property
+    def spreads(self):
+        return bool(self.blocks) or super().spreads
+
+    @property
     def temperature_shape(self):
         return (len(self.shapes),) if self.blocks else ()
 

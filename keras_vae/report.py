@@ -33,7 +33,7 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
 def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
     modality, shape, support, drawn, omitted = dataset.modality, vae.posterior.event_shape, vae.posterior.support, {}, []
-    if vae.prior.spreads:
+    if vae.spreads:
         drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
     else:
         omitted.append((TEMPERED, "the prior has no spread that a temperature would change"))

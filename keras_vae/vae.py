@@ -85,6 +85,11 @@ class VAE(keras.Model):
         return self.posterior.event_shape
 
     @property
+    def spreads(self) -> bool:
+        """Whether a temperature changes samples."""
+        return self.prior.spreads
+
+    @property
     def temperature_shape(self) -> tuple:
         """Of the temperature that `sample` takes at most."""
         return ()

@@ -11,6 +11,7 @@ from keras_vae import __main__ as verbs
 from keras_vae import evaluation
 from keras_vae.data import Dataset
 from keras_vae.errors import Refusal
+from keras_vae.hierarchical import HierarchicalVAE
 from keras_vae.modalities.images import Images
 from keras_vae.priors import Standard
 
@@ -94,6 +95,16 @@ def test_a_temperature_that_would_do_nothing_is_refused(loaded, posterior, prior
     loaded.density = Standard()
     loaded.density.event_shape = loaded.vae.posterior.event_shape
     verbs.sample("run", count=3, temperature=0.5, density="ex-post")
+
+
+def test_below_a_prior_without_a_spread_a_hierarchy_has_one(loaded):
+    networks = dict.fromkeys(("encoder", "decoder"), "Conv(widths=(4,), features=4)")
+    loaded.vae = HierarchicalVAE(
+        groups=(1,), channels=1, **networks, posterior="Categorical()", prior="Uniform()", likelihood="Binomial(levels=17)"
+    )
+    loaded.vae.build((None, *SHAPE))
+    verbs.sample("run", count=3, temperature=0.5)
+    assert written(loaded, "samples").shape == (3, *SHAPE)
 
 
 @pytest.mark.parametrize(
