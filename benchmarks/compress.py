@@ -1,9 +1,10 @@
 """What do pruning and distillation cost?
 
-    python benchmarks/compress.py prune [--sparsity 0.9] [--seed 0] [any option of train.py]
+    python benchmarks/compress.py prune [--sparsity 0.9] [--further 0.3] [--seed 0] [any option of train.py]
     python benchmarks/compress.py distill [--student 48] [--seed 0] [any option of train.py]
 
-prune: the preset mnist as it is, and pruned by magnitude from a tenth of the run on, over three tenths of it; the rest is fine-tuning.
+prune: the preset mnist as it is, and pruned by magnitude from a tenth of its length on, over three tenths of it; the rest, `--further`
+times its length included, is fine-tuning.
 distill: a teacher (the preset), a student with dense layers of `--student` units trained alone, and the same student taught.
 A run that was cut is continued, a finished one is read.
 """
@@ -40,7 +41,7 @@ def prune(options, rest) -> None:
     config = runs.load(f"dense-{options.seed}").config
     steps = dense["train"]["steps"]
     pruning = {"sparsity": options.sparsity, "prune_from": steps // 10, "prune_steps": 3 * steps // 10}
-    changed = []
+    changed = ["--training.epochs", str(round((1.0 + options.further) * config.training.epochs, 2))]
     for part in ("encoder", "decoder"):
         name, given = components.parse(getattr(config.model, part))
         changed += [f"--model.{part}", components.write(name, given | pruning)]
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("what", choices=["prune", "distill"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--further", type=float, default=0.3)
     parser.add_argument("--student", type=int, default=48)
     parser.add_argument("--terms", type=json.loads, default={"output": 1.0, "latent": 1.0}, help="weights of Distillation, as JSON")
     options, rest = parser.parse_known_args()
