@@ -9,10 +9,13 @@ finished one is read), and keeps what the page shows of its report.json in resul
 
 import argparse
 import json
+import os
+import re
 import shlex
 import statistics
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 from rows import ROWS, Row
@@ -33,9 +36,10 @@ This page is written by `python benchmarks/papers page > docs/results.md`.
 def train(name: str, row: Row, seed: int, rest: list[str]) -> dict:
     """What the page keeps of one run."""
     run = f"papers-{name}-{seed}"
-    given = [*row.options, "--evaluation.samples", str(row.samples), *rest]
+    given = [*map(unpacked, row.options), "--evaluation.samples", str(row.samples), *rest]
     command = [sys.executable, str(ROOT / "train.py"), *given, "--seed", str(seed), "--name", run]
-    subprocess.run(command, check=True)
+    here = str(Path(__file__).parent)
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])})
     report = json.loads(Path("saved_models", run, "report.json").read_text())
     test, train, config = report["test"], report["train"], json.loads(Path("saved_models", run, "config.json").read_text())
     metrics = [json.loads(line) for line in Path("saved_models", run, "metrics.jsonl").read_text().splitlines()]
@@ -56,6 +60,21 @@ def train(name: str, row: Row, seed: int, rest: list[str]) -> dict:
         "minutes": round(sum(report["seconds"][part] for part in ("step", "evaluate", "wait", "compile")) / 60, 1),
         "changed": rest,
     }
+
+
+def unpacked(option: str) -> str:
+    """The option, a {folder} in it as the folder unpacked here from that of the data in $KERAS_VAE_DATA."""
+    found = re.search(r"{(\w+)}", option)
+    if not found:
+        return option
+    folder = Path("papers_data", found[1])
+    if not folder.exists():
+        if "KERAS_VAE_DATA" not in os.environ:
+            sys.exit(f"this row needs {found[1]}: set KERAS_VAE_DATA to the folder that holds it")
+        (archive,) = Path(os.environ["KERAS_VAE_DATA"], found[1]).glob("*.tar.gz")
+        with tarfile.open(archive) as file:
+            file.extractall(folder, filter="data")
+    return option.replace(found[0], str(folder))
 
 
 def keep(name: str, found: dict) -> None:
