@@ -1,11 +1,11 @@
 """What do pruning and distillation cost?
 
     python benchmarks/compress.py prune [--sparsity 0.9] [--further 0.3] [--seed 0] [any option of train.py]
-    python benchmarks/compress.py distill [--student 48] [--seed 0] [any option of train.py]
+    python benchmarks/compress.py distill [--student 120] [--seed 0] [any option of train.py]
 
 prune: the preset mnist as it is, and pruned by magnitude from a tenth of its length on, over three tenths of it; the rest, `--further`
 times its length included, is fine-tuning.
-distill: a teacher (the preset), a student with dense layers of `--student` units trained alone, and the same student taught.
+distill: a teacher (the preset), a student of the same layers, but of `--student` units, trained alone, and the same student taught.
 A run that was cut is continued, a finished one is read.
 """
 
@@ -55,10 +55,11 @@ def prune(options, rest) -> None:
 
 
 def distill(options, rest) -> None:
-    small = []
-    for part in ("encoder", "decoder"):
-        small += [f"--model.{part}", f"Dense(widths=({options.student},))"]
     teacher = run(f"dense-{options.seed}", options.seed, *rest)
+    config, small = runs.load(f"dense-{options.seed}").config, []
+    for part in ("encoder", "decoder"):
+        name, given = components.parse(getattr(config.model, part))
+        small += [f"--model.{part}", components.write(name, given | {"widths": (options.student,) * len(given["widths"])})]
     alone = run(f"alone-{options.seed}", options.seed, *rest, *small)
     objective = presets.PRESETS["mnist"]["model.objective"]
     name, given = components.parse(objective)
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--further", type=float, default=0.3)
-    parser.add_argument("--student", type=int, default=48)
+    parser.add_argument("--student", type=int, default=120)
     parser.add_argument("--terms", type=json.loads, default={"output": 1.0, "latent": 1.0}, help="weights of Distillation, as JSON")
     options, rest = parser.parse_known_args()
     {"prune": prune, "distill": distill}[options.what](options, rest)
