@@ -6,6 +6,7 @@ starting at zero so that a deep stack starts as the identity; normalization and 
 a unit makes beside what entered it (Densely Connected Convolutional Networks; Huang et al. 2017).
 """
 
+import contextlib
 import math
 from collections import namedtuple
 
@@ -34,6 +35,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "synchronized": True})
+
+    @staticmethod
+    @contextlib.contextmanager
+    def still(layer):
+        """Within, those inside a layer leave their running statistics as they are."""
+        found = [part for part in layer._flatten_layers() if isinstance(part, BatchNormalization)]
+        momenta = [part.momentum for part in found]
+        for part in found:
+            part.momentum = 1.0
+        yield
+        for part, momentum in zip(found, momenta, strict=True):
+            part.momentum = momentum
 
 
 def head(units: int, **options) -> keras.layers.Dense:

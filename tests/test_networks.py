@@ -1,6 +1,9 @@
 """The units of networks, their connections, and what networks on a grid can do."""
 
 import math
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -11,6 +14,7 @@ from helpers import arrays, binary, build, difference, finite, gradients
 from keras_vae import VAE, blocks, components
 from keras_vae.errors import Refusal
 from keras_vae.networks.network import Spectral, largest_singular_value
+from keras_vae.noise import Seed
 
 
 def network(kind, text, shape, event_shape=()):
@@ -224,3 +228,72 @@ def test_the_penalty_draws_a_direction_that_stands_out_back():
     for _ in range(40):
         vae.train_step(binary(4, (3, 3, 1)))
     assert np.linalg.svd(arrays([kernel])[0], compute_uv=False)[0] < 4.5
+
+
+# ---- activations made again
+
+RECOMPUTED = {
+    "dense": "Dense(widths=(8, 8), connections='dense', normalization='layer', dropout=0.3{})",
+    "residual": "Dense(widths=(8, 8), connections='residual', normalization='batch', dropout=0.3{})",
+    "conv": "Conv(widths=(4, 6), depth=2, features=8, connections='residual', normalization='batch', dropout=0.3, attention=1, excite=2{})",
+    "penalties": "Conv(widths=(4,), depth=2, features=8, linear=True, l2=1e-2, normalization='group'{})",
+}
+
+
+def conditional(text):
+    """A model with a condition [B, 2], its weights moved so that everything matters."""
+    keras.utils.set_random_seed(7)
+    vae = VAE(text, "Normal(size=3)", decoder=text)
+    vae.build({"x": (None, 6, 5, 2), "condition": (None, 2)})
+    vae.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+    vae.optimizer.build(vae.trainable_variables)
+    for number, weight in enumerate(vae.trainable_weights):
+        weight.assign_add(0.1 * noise(*weight.shape, seed=number))
+    return vae
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", pytest.param("xla", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", RECOMPUTED)
+def test_what_is_recomputed_changes_nothing(name, how):
+    """Gradients, running statistics and all: of batch normalization each batch counts once."""
+    kept, made = (conditional(RECOMPUTED[name].format(more)) for more in ("", ", recompute=True"))
+    batch = {"x": tf.constant(binary(6, (6, 5, 2))), "condition": tf.constant(noise(6, 2))}
+
+    def found(vae):
+        def gradients():
+            slopes, loss, *_ = vae.gradients(batch, Seed.of(3), tf.constant(0), 6)
+            return slopes, loss
+
+        compiled = gradients if how == "eager" else tf.function(gradients, jit_compile=how == "xla", autograph=False)
+        slopes, loss = compiled()
+        return arrays([*slopes, loss, *vae.non_trainable_weights])
+
+    assert made.encoder.recompute and difference(found(kept), found(made)) < 1e-4
+    assert not made.train_step(batch)["skipped"]
+
+
+def peak(text) -> int:
+    """The largest memory of a process that takes the gradient of a deep network, bytes."""
+    code = """
+import resource, sys
+import tensorflow as tf
+from helpers import build
+from keras_vae.noise import Seed
+vae = build((64, 64, 3), encoder="Dense(widths=(4,))", decoder=sys.argv[1])
+gradient = tf.function(lambda x: vae.gradients({"x": x}, Seed.of(0), tf.constant(0), 32)[1], autograph=False)
+gradient.get_concrete_function(tf.zeros((32, 64, 64, 3)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+gradient(tf.zeros((32, 64, 64, 3)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, before)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", code, text], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    most, before = map(int, done.stdout.split())
+    return 1024 * (most - before)
+
+
+@pytest.mark.slow
+def test_what_is_recomputed_takes_less_memory():
+    text = "Conv(widths=(16,), depth=12, connections='residual', normalization='group'{})"
+    assert peak(text.format(", recompute=True")) < 0.6 * peak(text.format(""))

@@ -1,5 +1,6 @@
 """What the networks share: the options all of them have, and those of networks on a grid."""
 
+import contextlib
 from typing import Literal
 
 import keras
@@ -202,7 +203,14 @@ class Network(keras.layers.Layer):
         """layer(*inputs), its activations kept for the way back, or, with `recompute`, only the inputs."""
         if not self.recompute:
             return layer(*inputs, **options)
-        return tf.recompute_grad(lambda *inputs: layer(*inputs, **options))(*inputs)
+        before = []
+
+        def make(*inputs):
+            with blocks.BatchNormalization.still(layer) if before else contextlib.nullcontext():  # a batch counts once
+                before.append(True)
+                return layer(*inputs, **options)
+
+        return tf.recompute_grad(make)(*inputs)
 
 
 class GridNetwork(Network):
