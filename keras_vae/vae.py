@@ -244,9 +244,9 @@ class VAE(keras.Model):
             return number + 1, new, tf.reduce_any(new != x)
 
         most = math.prod(self.event_shape[:-1]) + 1
-        rows = tf.shape(tf.nest.flatten(features)[0])[0]
-        start = tf.constant(0), tf.zeros((rows, *self.event_shape)), tf.constant(True)
-        shapes = tf.TensorShape(()), tf.TensorShape((None, *self.event_shape)), tf.TensorShape(())
+        first = tf.nest.flatten(features)[0]
+        start = tf.constant(0), tf.zeros((tf.shape(first)[0], *self.event_shape)), tf.constant(True)
+        shapes = tf.TensorShape(()), tf.TensorShape((first.shape[0], *self.event_shape)), tf.TensorShape(())
         more = lambda number, _, changed: changed & (number < most)  # noqa: E731
         return tf.while_loop(more, again, start, shape_invariants=shapes, parallel_iterations=1)[1]
 

@@ -109,16 +109,15 @@ class PixelCNN(Conv):
         if len(self.event_shape) != 3:
             why, fix = f"it reads images H x W x C pixel by pixel, and the data has the shape {self.event_shape}", "--model.decoder Conv"
             raise Refusal("usage", "PixelCNN is for images", "model.decoder", why, fix)
-        *sides, colours = self.event_shape
-        given, self.above, self.beside, self.across = colours, [], [], []
+        given, self.above, self.beside, self.across = self.event_shape[-1], [], [], []
         self.enter = self.affine(keras.layers.Dense, 2 * self.channels)
-        self.enter.build((None, *sides, self.widths[-1]))
+        self.enter.build((None, None, None, self.widths[-1]))
         for _ in range(self.layers):
             above = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(self.reach, 2 * self.reach + 1))
             beside = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(1, self.reach))
             across = self.affine(keras.layers.Dense, self.channels, use_bias=False)
             for layer, width in ((above, given), (beside, given), (across, self.channels)):
-                layer.build((None, *sides, width))
+                layer.build((None, None, None, width))  # each pads what it is given: an image may be smaller than a kernel
             for layers, layer in zip((self.above, self.beside, self.across), (above, beside, across), strict=True):
                 layers.append(layer)
             given = self.channels
