@@ -173,12 +173,34 @@ def _ops(checks) -> list:
     return [check for check in checks if check is not None]
 
 
+def _filled(function, specs):
+    """The same function, which never sees an empty batch: convolutions of no rows may have a wrong shape (oneDNN, TensorFlow 2.21)."""
+
+    def answer(*inputs):
+        rows = {
+            spec.name: tf.shape(value)[0] for spec, value in zip(specs, inputs, strict=True) if spec.shape.rank and spec.shape[0] is None
+        }
+        asked = rows or {"n": inputs[0]}
+        empty = tf.reduce_all([count == 0 for count in asked.values()])
+        more = tf.cast(empty, tf.int32)
+
+        def fill(spec, value):
+            if spec.name in rows:
+                return tf.concat([value, tf.zeros(tf.concat([[more], tf.shape(value)[1:]], axis=0), value.dtype)], axis=0)
+            return value + tf.cast(more, value.dtype) if spec.name in asked else value
+
+        answers = function(*map(fill, specs, inputs))
+        return {name: values[: tf.shape(values)[0] - more] for name, values in answers.items()}
+
+    return answer
+
+
 def write(endpoints: Endpoints, folder: str | Path) -> None:
     """The SavedModel with all signatures, without the optimizer and without any of our classes."""
     module = tf.Module()
     module.weights = [weight.value for weight in endpoints.vae.weights]
     functions = {
-        name: tf.function(function, input_signature=specs, autograph=False, jit_compile=False)
+        name: tf.function(_filled(function, specs), input_signature=specs, autograph=False, jit_compile=False)
         for name, (function, specs) in endpoints.signatures().items()
     }
     functions["serving_default"] = functions["encode"]

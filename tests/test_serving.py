@@ -293,6 +293,20 @@ def test_score_at_no_noise_is_what_one_computes_by_hand(digits, binarised):
         assert np.allclose(call(served, "reconstruct_noise", x=x, noise=noise), call(served, "reconstruct", x=x), atol=1e-6)
 
 
+def test_an_empty_batch_of_colour_has_an_empty_answer(tmp_path):
+    """Of three channels, which no bias of four can be added to by accident."""
+    vae = VAE("Conv(widths=(4, 6), features=8)", "Normal(size=2)", "Standard()", "Conv(widths=(6, 4), features=8)", "Normal()")
+    vae.build((None, 8, 8, 3))
+    endpoints = serving.Endpoints(vae, Images(shape=(8, 8, 3)))
+    serving.write(endpoints, tmp_path)
+    served = SimpleNamespace(vae=vae, modality=endpoints.modality, endpoints=endpoints, model=tf.saved_model.load(str(tmp_path)))
+    served.raw = np.zeros((2, 8, 8, 3), np.uint8)
+    shapes = {"x": (8, 8, 3), "z": (2,), "score": ()}
+    for name, word in {"encode": "z", "decode": "x", "reconstruct": "x", "sample": "x", "score": "score", "score_noise": "score"}.items():
+        for rows in (0, 2):
+            assert call(served, name, **inputs_of(served, name, rows)).shape == (rows, *shapes[word])
+
+
 def test_raw_forms_compose(served):
     raw = served.raw[:6]
     z = call(served, "encode_raw", raw=raw)
