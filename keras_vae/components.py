@@ -242,6 +242,8 @@ def describe(component) -> str:
     else:
         keras_own = ("name", "trainable", "dtype")
         options = {option: value for option, value in component.get_config().items() if option not in keras_own}
+    if cls.__module__ in ("keras_vae.vae", f"keras_vae.{ROOMS['family'][0]}"):  # whose parts are named beside it
+        options = {option: options[option] for option in _room("family")[cls.__name__][0]}
     known = inspect.signature(cls.__init__).parameters
     options = {option: value for option, value in options.items() if option not in known or known[option].default != value}
     options = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}

@@ -59,6 +59,12 @@ NOISY = {
 }
 SMOOTH = {"optimizer.algorithm": "SGD", "optimizer.learning_rate": 1e-4}  # Adam makes steps of rounding where a gradient is zero
 BATCHED = SMOOTH | {"model.encoder": "Dense(widths=(16,), dropout=0.3, normalization='batch')"}
+HIERARCHY = SMOOTH | {
+    "model.family": "HierarchicalVAE(groups=(1, 1), channels=2)",
+    "model.encoder": "Conv(widths=(4,), features=8, dropout=0.3)",
+    "model.decoder": "Conv(widths=(4,), features=8, dropout=0.3, recompute=True)",
+    "model.objective": "ELBO(warmup=5, balance=True, free_bits=0.1, free='latent')",
+}
 CASES = {
     "plain": {},
     "jit": {"devices.jit": "on"},
@@ -80,6 +86,8 @@ CASES = {
         "model.decoder": "Conv(widths=(4, 4), features=8, sparsity=0.5, prune_from=2, prune_steps=6)",
     },
     "weight-decay": {"optimizer.algorithm": "Muon", "optimizer.weight_decay": 0.1},
+    "hierarchy": HIERARCHY,
+    "hierarchy-jit": {**HIERARCHY, "devices.jit": "on"},
 }
 CASES |= {
     "rooms-" + "-".join(text.partition("(")[0] for text in parts.values()) + f"-{number}": {
