@@ -7,6 +7,7 @@ A run with a class of your own needs --trust MODULE: code named by a file is nev
 import functools
 import importlib
 import io
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ def sample(
     /,
     count: int = 64,
     seed: int = 0,
-    temperature: float | None = None,
+    temperature: tuple[float, ...] | None = None,
     density: Literal["prior", "ex-post"] = "prior",
     output: Path | None = None,
 ) -> None:
@@ -31,13 +32,15 @@ def sample(
         run: folder or name of a finished run.
         count: how many.
         seed: the same seed gives the same samples, whatever the count.
-        temperature: spread of the latent draws; 1, the density's own, if not given.
+        temperature: spread of the latent draws; 1, the density's own, if not given; of a hierarchy also one for each latent, top down.
         density: what is drawn from: the prior, or the mixture fitted to the codes of the training records.
         output: folder to write to; default: RUN/outputs.
     """
     _at_least(1, count=count)
-    if temperature is not None and not 0.0 < temperature < float("inf"):
-        raise Refusal("usage", f"--temperature {temperature} must be finite and above 0")
+    spread = (1.0,) if temperature is None else temperature
+    said = f"--temperature {' '.join(map(str, spread))}"
+    if not all(0.0 < value < float("inf") for value in spread):
+        raise Refusal("usage", f"{said} must be finite and above 0")
     loaded = _load(run)
     from keras_vae.noise import Seed
 
@@ -51,8 +54,13 @@ def sample(
         where, why = "--temperature", f"the prior {type(vae.prior).__name__} has no spread that it could change"
         raise Refusal("usage", "a temperature would do nothing", where, why, "leave it out")
 
+    if len(spread) not in (1, *vae.temperature_shape):
+        latents = f"the run has {math.prod(vae.temperature_shape)} latent" + "s" * bool(vae.temperature_shape)
+        raise Refusal("usage", f"{said}: {len(spread)} numbers", why=latents, fix="one number, or one for each latent")
+    spread = spread if len(spread) > 1 else spread[0]
+
     def draw(numbers, row):
-        return vae.decode(vae.draw(numbers.shape[0], seed.at(row), 1.0 if temperature is None else temperature, source))
+        return vae.decode(vae.draw(numbers.shape[0], seed.at(row), spread, source), seed=seed.at(row))
 
     raw = _over(loaded, range(count), lambda numbers, row: loaded.modality.decode(draw(numbers, row)))
     _write(loaded, output, "samples", raw, picture=raw)

@@ -75,7 +75,7 @@ class Evaluator:
             activity = activity * activity.size * (unit_rate.sum(axis=1).mean() > ACTIVE * activity.size)
         if self.vae.latent_shape != self.vae.posterior.event_shape:  # of a hierarchy, where the means vary with those above them
             activity, least = unit_rate.mean(axis=0), ACTIVE
-        figures = self.elbo(split, limit)
+        figures = self.elbo(split, limit) | self._by_latent(unit_rate.mean(axis=0))
         if self.vae.posterior.density:
             log_likelihood = self.log_likelihood(split, samples, limit, progress)
             mean, deviation = float(log_likelihood.mean()), float(log_likelihood.std() / math.sqrt(n))
@@ -133,6 +133,15 @@ class Evaluator:
             if self.vae.likelihood.continuous and size <= 4096:  # the score inverts a size x size covariance
                 result["ppca_log_likelihood"] = float(pca.score(flat))
         return result
+
+    def _by_latent(self, rates) -> dict:
+        """Of a hierarchy: the shapes of its latents, from the top down, and the rate of each, nats."""
+        if not self.vae.temperature_shape:
+            return {}
+        shapes = self.vae.shapes
+        first = len(rates) - sum(map(math.prod, shapes[1:]))  # z_0 may have one rate for all its units
+        ends = first + np.cumsum([0, *map(math.prod, shapes[1:-1])])
+        return {"latents": list(map(list, shapes)), "rate_per_latent": [float(part.sum()) for part in np.split(rates, ends)]}
 
     def _bound(self, x, row):
         """Distortion [B], rate [B]."""

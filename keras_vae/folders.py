@@ -4,6 +4,7 @@ Standard library only: what merely reads a run does not wait for TensorFlow.
 """
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,11 @@ def _report(text: str) -> tuple[dict, dict, list]:
         units = []
     else:
         raise ValueError("there is not a rate for each latent unit")
+    shapes = [tuple(map(int, shape)) for shape in report["test"].get("latents", ())]  # of a hierarchy
+    named = zip(shapes, map(_number, report["test"].get("rate_per_latent", ())), strict=True)
+    report["latents"] = [(" x ".join(map(str, shape)), rate) for shape, rate in named]
+    if shapes and sum(map(math.prod, shapes)) != len(rates):  # those of the first latent have one together
+        units = []
     for key in ("card", "omitted"):
         report[key] = [(str(label), str(text)) for label, text in report[key]]
     report["versions"] = {str(key): str(value) for key, value in report["versions"].items()}

@@ -37,7 +37,7 @@ def paths(vae: VAE):
     for kind in PARTS:
         part, counted = getattr(vae, kind), {}
         for weight in getattr(part, "trainable_weights", ()):
-            *layers, name = (weight.path.partition(f"/{part.name}/")[2] or weight.path).split("/")
+            *layers, name = (weight.path.partition(f"/{part.name}/")[2] or weight.path.removeprefix(f"{vae.name}/")).split("/")
             for place, layer in enumerate(layers):
                 same = counted.setdefault(re.sub(r"_\d+$", "", layer), {})
                 layers[place] = re.sub(r"_\d+$", "", layer) + f"_{same.setdefault(layer, len(same) + 1)}"

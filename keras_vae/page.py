@@ -421,6 +421,8 @@ def dot(style: str) -> Markup:
 
 
 def unit_bars(run: Result) -> Markup:
+    if run.report["latents"]:
+        return latent_bars(run)
     shown = run.units[:BARS]
     if not shown:
         return hint(f"The rate, {figure(run.figures['test.rate'], 2)} nats, is one of all units together: no unit has its own.")
@@ -440,6 +442,18 @@ def unit_bars(run: Result) -> Markup:
     return captioned(drawing.bars(values, says, "unit", "nats"), text)
 
 
+def latent_bars(run: Result) -> Markup:
+    """The rate of each latent of a hierarchy, in its order."""
+    latents = run.report["latents"]
+    values = [
+        (str(number), rate, "active", f"latent {number}, {shape}: {figure(rate, 3)} nats") for number, (shape, rate) in enumerate(latents)
+    ]
+    units, active = (figure(run.figures[f"test.{key}"], 0) for key in ("units", "active_units"))
+    text = f"KL of each latent of the hierarchy, from the top down: 0 is the first ({latents[0][0]}), then each group on a grid, from the "
+    text += f"coarsest to the finest ({latents[-1][0]}). Of {units} units in all, {active} have a KL above 0.01 nats."
+    return captioned(drawing.bars(values, f"The KL of {len(values)} latents, from the top down.", "latent", "nats"), text)
+
+
 def traversals(run: Result, budget: int) -> Markup:
     rates = {unit: rate for unit, rate, _ in run.units}
     steps = run.latent["traversals"] or {"units": [], "deviations": []}
@@ -456,6 +470,7 @@ def traversals(run: Result, budget: int) -> Markup:
     if rates:
         text = f"One row for each of the units with the largest {TERMS[pointed(run)]} (in nats, beside its number). "
     text += "From left to right the unit goes from −3 to +3 standard deviations of the prior; all others stay at the prior's mean."
+    text += " The units are those of the first latent." if run.report["latents"] else ""
     alt = "Rows of decoded latents in which one unit changes from left to right."
     return picture(run, "traversals.png", "traversals", alt, text, budget, labelled)
 

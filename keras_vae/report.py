@@ -46,7 +46,8 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
     elif support == "sphere":
         omitted.append(("traversals", "the latent lies on a sphere, where no unit moves alone"))
     elif len(shape) == 1:
-        rates = rate_per_unit if len(rate_per_unit) == shape[0] else np.zeros(shape)  # of all units together, no order
+        own = len(rate_per_unit) == math.prod(vae.latent_shape)
+        rates = rate_per_unit[: shape[0]] if own else np.zeros(shape)  # of all units together, no order
         units = np.argsort(-np.asarray(rates), kind="stable")[:TRAVERSED]
         drawn["traversals.png"] = modality.draw(traverse(vae, units), len(DEVIATIONS))
         latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
@@ -98,8 +99,9 @@ def interpolate(vae, first, second, steps: int = 10) -> np.ndarray:
     ends = vae.encode(first), vae.encode(second)
     weights = np.linspace(0.0, 1.0, steps, dtype="float32").reshape((1, steps) + (1,) * (len(ends[0].shape) - 1))
     line = ends[0][:, None] * (1.0 - weights) + ends[1][:, None] * weights
-    if vae.posterior.support == "sphere":
-        line = tf.math.l2_normalize(line, axis=-1)
+    if vae.posterior.support == "sphere":  # of a hierarchy the first latent alone
+        size = vae.posterior.event_shape[-1]
+        line = tf.concat([tf.math.l2_normalize(line[..., :size], axis=-1), line[..., size:]], axis=-1)
     return vae.decode(tf.reshape(line, (-1, *line.shape[2:]))).numpy()
 
 
@@ -205,7 +207,7 @@ class Board:
         self.writer.flush()
 
     def finish(self, vae, dataset, test: dict, step: int) -> None:
-        """The final figures, and the KL of each unit as a histogram and, sorted, as a curve."""
+        """The final figures, and the KL of each unit as a histogram and, sorted, as a curve; of a hierarchy, as a curve of its latents."""
         self.pictures(vae, dataset, step)
         rates = sorted(test["rate_per_unit"], reverse=True)
         with self.writer.as_default(step=step):
@@ -213,6 +215,8 @@ class Board:
             for name, value in test.items():
                 if isinstance(value, (int, float)):
                     tf.summary.scalar(f"test/{name}", float(value))
-            for number, rate in enumerate(rates):
-                tf.summary.scalar("rate_per_unit_sorted", rate, step=number)
+            # The units of a hierarchy are too many for a curve.
+            name, curve = ("rate_per_latent", test["rate_per_latent"]) if "latents" in test else ("rate_per_unit_sorted", rates)
+            for number, rate in enumerate(curve):
+                tf.summary.scalar(name, rate, step=number)
         self.writer.close()

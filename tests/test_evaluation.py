@@ -78,7 +78,7 @@ def test_a_verb_answers_as_the_model_does_on_all_records_at_once(loaded):
 
 def test_samples_are_those_of_the_model_whatever_the_count(loaded):
     for count in (1, 5, 12, 23):
-        verbs.sample("run", count=count, seed=3, temperature=0.8)
+        verbs.sample("run", count=count, seed=3, temperature=(0.8,))
         samples = written(loaded, "samples")
         assert samples.shape == (count, *SHAPE) and samples.dtype == np.uint8
         expected = loaded.modality.decode(loaded.vae.sample(count, 3, 0.8)).numpy()
@@ -90,11 +90,11 @@ def test_a_temperature_that_would_do_nothing_is_refused(loaded, posterior, prior
     loaded.vae = build(SHAPE, likelihood="Binomial(levels=17)", posterior=posterior, prior=prior)
     verbs.sample("run", count=3)
     with pytest.raises(Refusal, match="Uniform has no spread") as refused:
-        verbs.sample("run", count=3, temperature=1.0)
+        verbs.sample("run", count=3, temperature=(1.0,))
     assert refused.value.kind == "usage" and "--temperature" in str(refused.value)
     loaded.density = Standard()
     loaded.density.event_shape = loaded.vae.posterior.event_shape
-    verbs.sample("run", count=3, temperature=0.5, density="ex-post")
+    verbs.sample("run", count=3, temperature=(0.5,), density="ex-post")
 
 
 def test_below_a_prior_without_a_spread_a_hierarchy_has_one(loaded):
@@ -103,7 +103,7 @@ def test_below_a_prior_without_a_spread_a_hierarchy_has_one(loaded):
         groups=(1,), channels=1, **networks, posterior="Categorical()", prior="Uniform()", likelihood="Binomial(levels=17)"
     )
     loaded.vae.build((None, *SHAPE))
-    verbs.sample("run", count=3, temperature=0.5)
+    verbs.sample("run", count=3, temperature=(0.5,))
     assert written(loaded, "samples").shape == (3, *SHAPE)
 
 

@@ -406,6 +406,7 @@ def tiny(shape, units):
     raw = np.random.default_rng(0).integers(0, 17, (40, 8, 8, 1)).astype("uint8")
     dataset = Dataset("noise", Images((8, 8, 1), 17), raw, raw, raw, {"test": np.arange(40) % 2}, ("even", "odd"))
     vae = SimpleNamespace(
+        latent_shape=shape,
         posterior=SimpleNamespace(event_shape=shape, support="real"),
         spreads=True,
         prior=SimpleNamespace(
