@@ -227,6 +227,23 @@ def report(runs: tuple[str, ...], /, output: Path | None = None) -> None:
     print(path)
 
 
+def diagnose(run: str, /) -> None:
+    """Say what the figures of a run mean, and what to change.
+
+    Args:
+        run: folder or name of a finished run.
+    """
+    from keras_vae import diagnosis, folders
+    from keras_vae.console import Console
+
+    found = folders.read(folders.finished(run, "report.json"))
+    lines = [diagnosis.line(finding) for finding in diagnosis.diagnose(found.report, found.history)]
+    if not lines:
+        fix = "train it again with --overwrite"
+        raise Refusal("usage", "the run was never examined", str(found.folder), "it is of an earlier version", fix)
+    Console().card(lines)
+
+
 def components() -> None:
     """Print what every component is, its options and its source, as Markdown."""
     from keras_vae.components import page
@@ -307,7 +324,10 @@ def _later(verb):
     return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
 
 
-VERBS = {verb.__name__: _later(verb) for verb in (sample, reconstruct, encode, score, interpolate, evaluate, export, report, components)}
+VERBS = {
+    verb.__name__: _later(verb)
+    for verb in (sample, reconstruct, encode, score, interpolate, evaluate, diagnose, export, report, components)
+}
 VERBS["launch"] = launch.Launch
 
 

@@ -6,6 +6,7 @@ bound, since the model stays as it is.
 """
 
 import io
+import math
 import zipfile
 import zlib
 from collections import namedtuple
@@ -37,6 +38,17 @@ class ExPost(namedtuple("ExPost", "weights means factors")):
         normal = noise.normal(seed.fold("z"), (n, self.means.shape[1]))
         spread = tf.linalg.matvec(factors, normal) if self.factors.ndim == 3 else factors * normal
         return means + temperature * spread
+
+    def log_prob(self, z) -> tf.Tensor:
+        """log density of z [N, |Z|], [N], nats."""
+        apart = z[:, None] - self.means  # [N, K, |Z|]
+        if self.factors.ndim == 3:
+            white = tf.linalg.triangular_solve(self.factors, tf.transpose(apart, (1, 2, 0)))  # [K, |Z|, N]
+            distance, scales = tf.transpose(tf.reduce_sum(tf.square(white), axis=1)), np.diagonal(self.factors, axis1=1, axis2=2)
+        else:
+            distance, scales = tf.reduce_sum(tf.square(apart / self.factors), axis=2), self.factors
+        constant = np.log(self.weights) - np.log(scales).sum(axis=1) - 0.5 * self.means.shape[1] * math.log(2.0 * math.pi)
+        return tf.reduce_logsumexp(constant - 0.5 * distance, axis=1)
 
 
 def fit(z: np.ndarray, components: int = COMPONENTS) -> ExPost:

@@ -148,6 +148,10 @@ class HierarchicalVAE(VAE):
 
         return self.generate(self.descend(given[0], choose, condition), seed)
 
+    def explain(self, z, x, condition=None):
+        given, shown = self.split(z), {"x": x} if self.decoder.autoregressive else {}
+        return self.likelihood(self.descend(given[0], lambda number, *_: given[1 + number], condition, **shown))
+
     def draw(self, n, seed: Seed, temperature=1.0, density=None, condition=None):
         temperature = tf.broadcast_to(tf.cast(temperature, tf.float32), (len(self.shapes),))
         found, noise = [(density or self.prior).sample(n, seed, temperature[0])], self.noise(seed.fold("groups"), n)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_vae import config as configuration
-from keras_vae import drawing, folders
+from keras_vae import diagnosis, drawing, folders
 from keras_vae.drawing import Markup, figure, tag
 from keras_vae.errors import Refusal
 from keras_vae.folders import Result
@@ -152,6 +152,8 @@ def body(runs: list[Result], called: list[str]):
 
     yield "Figures", headline(runs[0]) if len(runs) == 1 else comparison(runs, called)
     yield "Reference lines", (hint("What simple models reach on the same test records."), row((None, verdicts)))
+    if any(run.report["symptoms"] for run in runs):
+        yield "Diagnosis", row((None, findings))
     if len(runs) > 1:
         yield "Options that differ", differences(runs, called)
     yield "Training", training(runs, called)
@@ -254,6 +256,15 @@ def verdicts(run: Result) -> Markup:
         text = f": its {what} is {shown}{unit and chr(32) + unit}, this model's is {distance} {side}."
         lines.append(tag("li", label, " is ", tag("strong", word, class_="good" if gain > 0 else "bad"), text))
     return tag("ul", lines, class_="plain") if lines else hint("This run has no reference lines.")
+
+
+def findings(run: Result) -> Markup:
+    """What the figures mean, problems first, each with the option to change."""
+    lines = []
+    for finding in diagnosis.diagnose(run.report, run.history):
+        word = tag("strong", finding.name, class_="bad" if finding.problem else "good" if finding is diagnosis.HEALTHY else None)
+        lines.append(tag("li", word, ": ", finding.text, ["; try ", tag("code", finding.fix)] if finding.fix else None))
+    return tag("ul", lines, class_="plain") if lines else hint("This run was not examined.")
 
 
 def differences(runs: list[Result], called: list[str]) -> Markup:

@@ -15,6 +15,7 @@ from keras_vae import (
     data,
     density,
     devices,
+    diagnosis,
     evaluation,
     folders,
     gradient_flow,
@@ -26,6 +27,7 @@ from keras_vae import (
     serving,
     speed,
     storage,
+    symptoms,
 )
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
@@ -178,6 +180,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "card": card,
         "test": test,
         "references": references,
+        "symptoms": symptoms.measure(vae, dataset, fitted),
         "train": {
             "steps": trainer.step,
             "best_step": best_step,
@@ -196,6 +199,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     }
     storage.write_json(folder / "report.json", result)
     storage.write(folder / "report.html", page.render([folder]))
+    read = folders.read(folder)
+    console.card([diagnosis.line(finding) for finding in diagnosis.diagnose(read.report, read.history)])
     for what, why in omitted:
         console.log(f"no {what}: {why}")
     if pace:

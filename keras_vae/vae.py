@@ -266,6 +266,10 @@ class VAE(keras.Model):
         """n draws z ~ p(z), or of another `density`, [n, *Z], as `sample` decodes them."""
         return (density or self.prior).sample(n, seed, temperature)
 
+    def explain(self, z, x, condition=None):
+        """p(x|z), given all of x before each element where the decoder asks for it."""
+        return self.likelihood(self.decoder(z, condition, **({"x": x} if self.decoder.autoregressive else {})))
+
     def teach(self, x, condition=None) -> dict:
         """What a student is shown of x [B, *X]: q(z|x), and the mean of p(x|z) at the posterior mean, [B, *X]."""
         posterior = self.posterior(self.encoder(x, condition))

@@ -78,8 +78,9 @@ FLOORS = (
         "runs": (),
         "serving": (),
         "report": (),
-        "page": (),
+        "page": ("diagnosis",),
         "speed": (),
+        "symptoms": ("evaluation",),
     },
     {"loop": (), "training": ("loop",)},
     {"__main__": ("launch",), "launch": (), "tuning": ()},
@@ -90,8 +91,8 @@ FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
 # These answer --help, --list and `report`, so their import may not cost more than the standard library; storage never imports
 # anything else.
 LIGHT = ("__init__", "__main__", "command", "components", "config", "domains", "environment", "errors", "presets", "signals", "storage")
-LIGHT += ("drawing", "folders", "launch", "page", "style")
-ALONE = ("cluster", "domains", "errors", "signals", "storage")
+LIGHT += ("diagnosis", "drawing", "folders", "launch", "page", "style")
+ALONE = ("cluster", "diagnosis", "domains", "errors", "signals", "storage")
 
 # A name nobody may use, as a pattern of its full dotted name -> {file: the one reason it may}.
 BANNED = {

@@ -1,0 +1,133 @@
+"""The diagnosis: what the figures of a finished run mean, in plain words, and the option to change. Standard library only."""
+
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """`name` of the condition, whether it is a `problem` or a remark, the figure in words, and what to type or to change."""
+
+    name: str
+    problem: bool
+    text: str
+    fix: str
+
+
+COLLAPSED = 0.1  # nats of rate below which nothing is said of x
+IDLE = 0.75  # share of active units below which some are said to be idle
+IGNORED = 0.2  # worth of z beside its rate
+OVERFITTED = 0.1  # of what the latent brings on training records, lost on test records
+RISING = 0.02  # of what training brought, gained in its last fifth
+AT_FLOOR = 1.5  # sigma beside its floor
+MISFIT = (0.5, 2.0)  # squared residuals beside their variance
+UNFILLED = 0.25  # of the rate, for codes that do not fill the prior
+AMORTIZED = 0.1  # of what the latent brings, lost by the encoder
+VANISHING, EXPLODING = 1e-6, 1e3  # gradient norm of a layer beside its weights
+
+
+def diagnose(report: dict, history: dict[str, list[float]]) -> list[Finding]:
+    """Of report.json and the columns of metrics.jsonl: problems first. Nothing for a run that was not examined."""
+    if not report.get("symptoms"):
+        return []
+    found = [finding for rule in RULES if (finding := rule(report, history))]
+    return sorted(found, key=lambda finding: not finding.problem) or [HEALTHY]
+
+
+HEALTHY = Finding("healthy", False, "nothing that these figures would show is wrong", "")
+
+
+def line(finding: Finding) -> tuple[str, str]:
+    """(label, text) for a card."""
+    return finding.name, f"{finding.text}{'; try ' * bool(finding.fix)}{finding.fix}"
+
+
+def brought(report: dict) -> float:
+    """Nats by which the model is better than the same likelihood without a latent."""
+    return report["symptoms"]["test_elbo"] - report["references"]["per_pixel_log_likelihood"]
+
+
+def collapsed(report, history):
+    test = report["test"]
+    active, units, rate = test["active_units"], test["units"], test["rate"]
+    said = f"{active} of {units} latent units are active, and the latent carries {rate:.2f} nats"
+    if active == 0 or rate < COLLAPSED:
+        fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
+        return Finding("posterior collapse", True, f"{said}: nothing is said of x", fix)
+    if active < IDLE * units:
+        fix = f"a latent of {active} would do as well; free_bits=0.05 would wake them"
+        return Finding("idle units", False, f"{said}: the others equal the prior", fix)
+    return None
+
+
+def ignored(report, history):
+    worth, rate = report["symptoms"]["worth"], report["test"]["rate"]
+    if worth is None or rate < COLLAPSED or worth >= IGNORED * rate:
+        return None
+    text = f"with the z of another record p(x|z) loses {worth:.2f} nats, while the latent costs {rate:.2f}"
+    return Finding("decoder ignores z", True, text, "a weaker decoder: fewer layers of PixelCNN, or dropout on what it sees of x")
+
+
+def overfitted(report, history):
+    seen, gain = report["symptoms"], brought(report)
+    lost = seen["train_elbo"] - seen["test_elbo"]
+    if lost <= OVERFITTED * max(gain + lost, 1e-6):
+        return None
+    text = f"the ELBO is {seen['train_elbo']:.2f} nats on training records and {seen['test_elbo']:.2f} on test records"
+    return Finding("overfitted", True, text, "--data.augment, more records, dropout in the networks, or --training.patience 10")
+
+
+def undertrained(report, history):
+    steps, elbo = history["step"], history["validation.elbo"]
+    if len(steps) < 3 or report["train"]["best_step"] < 0.95 * steps[-1]:
+        return None
+    late = next(value for step, value in zip(steps, elbo, strict=True) if step >= 0.8 * steps[-1])
+    start = min(report["references"]["per_pixel_log_likelihood"], late)
+    if elbo[-1] - late <= RISING * max(elbo[-1] - start, 1e-6):
+        return None
+    text = f"the validation ELBO rose by {elbo[-1] - late:.2f} nats in the last fifth of the run, to {elbo[-1]:.2f}"
+    return Finding("undertrained", True, text, f"--training.steps {2 * int(steps[-1])}, or a higher --optimizer.learning-rate")
+
+
+def at_floor(report, history):
+    sigma, floor = report["symptoms"]["sigma"], report["symptoms"]["floor"]
+    if floor is None or sigma >= AT_FLOOR * floor:
+        return None
+    text = f"sigma is {sigma:.2g}, its floor {floor:.2g}: the density grows without bound where a value repeats"
+    return Finding("sigma at its floor", True, text, "--data.dequantize, or a likelihood of grey levels like Logistics()")
+
+
+def misfit(report, history):
+    residual = report["symptoms"]["residual"]
+    if residual is None or MISFIT[0] <= residual <= MISFIT[1]:
+        return None
+    side = "wider" if residual < 1.0 else "narrower"
+    text = f"squared residuals are {residual:.2g} of what the likelihood's sigma says: it is {side} than the data"
+    return Finding("likelihood misfit", True, text, "--model.likelihood \"Normal(sigma='optimal')\"")
+
+
+def unfilled(report, history):
+    gap, rate = report["symptoms"]["aggregate_gap"], report["test"]["rate"]
+    if gap is None or rate < COLLAPSED or gap <= UNFILLED * rate:
+        return None
+    text = f"{gap:.2f} of the {rate:.2f} nats are between the codes of all records and the prior: samples look worse than reconstructions"
+    return Finding("codes do not fill the prior", False, text, 'sample --density ex-post, or --model.prior "Mixture()"')
+
+
+def amortized(report, history):
+    gap, gain = report["symptoms"]["amortization_gap"], brought(report)
+    if gap is None or gap <= AMORTIZED * max(gain, 1e-6):
+        return None
+    text = f"q(z|x) fitted to each record by itself gains {gap:.2f} nats over the encoder's"
+    return Finding("amortization gap", False, text, 'a wider or deeper encoder, or --model.objective "Lagging()"')
+
+
+def gradient(report, history):
+    ratios = {layer: slope / size for layer, size, slope, _ in report.get("gradients", ()) if size}
+    for name, bad in (("vanishing gradient", min), ("exploding gradient", max)):
+        layer = bad(ratios, key=ratios.get, default=None)
+        if layer and (ratios[layer] < VANISHING if bad is min else ratios[layer] > EXPLODING):
+            text = f"the gradient of {layer} is {ratios[layer]:.1g} of its weights"
+            return Finding(name, False, text, "normalization='layer' and connections='residual' in the network")
+    return None
+
+
+RULES = (collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)

@@ -1,0 +1,179 @@
+"""The figures of an examination agree with what is known exactly, and each condition is found where it is, and only there."""
+
+import copy
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import FlatEncoder, SameDecoder, binary, build, grey
+
+from keras_vae import density, diagnosis, symptoms
+from keras_vae.modalities.images import Images
+from keras_vae.noise import Seed
+
+HEALTHY = {
+    "test": {"active_units": 15, "units": 16, "rate": 20.0},
+    "references": {"per_pixel_log_likelihood": -200.0},
+    "train": {"best_step": 900},
+    "gradients": [("encoder/unit", 10.0, 1.0, 0.1)],
+    "symptoms": {
+        "train_elbo": -98.0,
+        "test_elbo": -100.0,
+        "mutual_information": 18.0,
+        "aggregate_gap": 2.0,
+        "worth": 300.0,
+        "amortization_gap": 3.0,
+        "residual": 1.1,
+        "sigma": 0.1,
+        "floor": 1e-3,
+    },
+}
+HISTORY = {"step": [100.0 * k for k in range(1, 11)], "validation.elbo": [-200.0 + 100.0 * (1.0 - math.exp(-k)) for k in range(1, 11)]}
+RISING = {"step": HISTORY["step"], "validation.elbo": [-200.0 + 10.0 * k for k in range(1, 11)]}
+
+
+def named(changes=(), history=HISTORY) -> list[str]:
+    report = copy.deepcopy(HEALTHY)
+    for place, key, value in changes:
+        report[place][key] = value
+    return [finding.name for finding in diagnosis.diagnose(report, history)]
+
+
+def test_a_healthy_run_is_called_so():
+    assert named() == ["healthy"]
+    unknown = ("mutual_information", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor")
+    assert named([("symptoms", key, None) for key in unknown]) == ["healthy"]
+    assert diagnosis.diagnose({"symptoms": {}}, HISTORY) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "history"),
+    [
+        ("posterior collapse", [("test", "active_units", 0)], HISTORY),
+        ("posterior collapse", [("test", "rate", 0.05)], HISTORY),
+        ("idle units", [("test", "active_units", 5)], HISTORY),
+        ("decoder ignores z", [("symptoms", "worth", 1.0)], HISTORY),
+        ("overfitted", [("symptoms", "train_elbo", -80.0)], HISTORY),
+        ("undertrained", [("train", "best_step", 1000)], RISING),
+        ("sigma at its floor", [("symptoms", "sigma", 1.2e-3)], HISTORY),
+        ("likelihood misfit", [("symptoms", "residual", 0.1)], HISTORY),
+        ("likelihood misfit", [("symptoms", "residual", 4.0)], HISTORY),
+        ("codes do not fill the prior", [("symptoms", "aggregate_gap", 8.0)], HISTORY),
+        ("amortization gap", [("symptoms", "amortization_gap", 20.0)], HISTORY),
+    ],
+)
+def test_each_condition_is_found_alone(name, changes, history):
+    assert named(changes, history) == [name]
+
+
+@pytest.mark.parametrize(("slope", "name"), [(1e-8, "vanishing gradient"), (1e5, "exploding gradient")])
+def test_a_gradient_out_of_proportion_is_found(slope, name):
+    report = copy.deepcopy(HEALTHY) | {"gradients": [("encoder/unit", 10.0, 1.0, 0.1), ("decoder/unit", 1.0, slope, slope)]}
+    (finding,) = diagnosis.diagnose(report, HISTORY)
+    assert finding.name == name and "decoder/unit" in finding.text
+
+
+def test_every_rule_is_tested_and_problems_come_first():
+    both = named([("test", "active_units", 5), ("symptoms", "worth", 1.0)])
+    assert both == ["decoder ignores z", "idle units"]
+    assert len(diagnosis.RULES) == 9
+
+
+def test_a_run_that_stopped_early_is_not_undertrained():
+    assert named([("train", "best_step", 500)], RISING) == ["healthy"]
+
+
+# ---- the figures
+
+
+class Records:
+    """A dataset of one array for every split."""
+
+    def __init__(self, x):
+        self.modality, self.train, self.test = Images(x.shape[1:], range=(0.0, 1.0)), x, x
+
+    def some(self, split, count):
+        return getattr(self, split)[:count]
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """p(x|z) = N(W z + b, 0.3^2), and the posterior that belongs to it: (model, W)."""
+    keras.utils.set_random_seed(1)
+    parts = {"encoder": FlatEncoder(), "decoder": SameDecoder(), "posterior": "Normal(size=2)", "likelihood": "Normal(sigma=0.3)"}
+    vae = build((3, 3, 1), **parts)
+    weights = np.random.default_rng(0).normal(size=(2, 9)).astype("float32")
+    covariance = np.linalg.inv(np.eye(2) + weights @ weights.T / 0.09)
+    vae.likelihood.project.kernel.assign(weights)
+    vae.likelihood.bias.assign(np.zeros((3, 3, 1)))
+    return vae, weights, covariance
+
+
+def test_the_gap_of_an_encoder_is_what_fitting_each_record_gains(linear):
+    vae, weights, covariance = linear
+    x = np.random.default_rng(1).normal(size=(40, 2)) @ weights + 0.3 * np.random.default_rng(2).normal(size=(40, 9))
+    x = x.reshape(40, 3, 3, 1).astype("float32")
+    best = -0.5 * np.log(np.diag(np.linalg.inv(covariance)))  # the scale of the best independent normals
+    vae.posterior.head.bias.assign(np.concatenate([np.zeros(2), 10.0 * np.arctanh(2.0 * best / 10.0)]))
+    vae.posterior.head.kernel.assign(np.concatenate([(covariance @ weights / 0.09).T, np.zeros((9, 2))], axis=1))
+    assert symptoms._amortization_gap(vae, x) < 0.02
+    vae.posterior.head.bias.assign(vae.posterior.head.bias + [0.5, 0.0, 0.0, 0.0])  # every mean is off by a half
+    away = 0.5 * 0.25 * np.linalg.inv(covariance)[0, 0]
+    assert symptoms._amortization_gap(vae, x) == pytest.approx(away, rel=0.05)
+
+
+def test_the_worth_of_z_is_nothing_where_the_decoder_ignores_it():
+    vae, x = build((4, 4, 1)), binary(30, (4, 4, 1))
+    assert symptoms._worth(vae, x) == pytest.approx(0.0, abs=0.05)
+    vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
+    assert symptoms._worth(vae, x) == 0.0
+    vae.likelihood.project.kernel.assign(tf.ones_like(vae.likelihood.project.kernel))
+    assert abs(symptoms._worth(vae, x)) > 0.05
+    assert symptoms._worth(vae, x[:1]) is None
+
+
+def test_the_residual_of_a_normal_is_one_where_it_fits():
+    vae = build((4, 4, 1), likelihood="Normal(sigma=0.2)")
+    vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
+    vae.likelihood.bias.assign(tf.fill((4, 4, 1), 0.5))
+    x = 0.5 + 0.2 * np.random.default_rng(0).normal(size=(32, 4, 4, 1)).astype("float32")
+    found = symptoms._spread(vae, x)
+    assert (
+        float(found["residual"]) == pytest.approx(1.0, abs=0.2) and float(found["sigma"]) == pytest.approx(0.2) and found["floor"] is None
+    )
+    assert symptoms._spread(build((4, 4, 1)), binary(4, (4, 4, 1)))["residual"] is None
+    assert symptoms._spread(build((4, 4, 1), likelihood="Normal()"), x)["floor"] == 1e-3
+
+
+@pytest.mark.parametrize("kind", ["full", "diag"])
+def test_the_ex_post_density_agrees_with_scipy(kind):
+    from scipy.stats import multivariate_normal
+
+    rng = np.random.default_rng(0)
+    factors = np.tril(rng.normal(size=(3, 2, 2))) + 2.0 * np.eye(2) if kind == "full" else 1.0 + rng.random((3, 2))
+    fitted = density.ExPost(*(np.asarray(field, "float32") for field in ([0.2, 0.3, 0.5], rng.normal(size=(3, 2)), factors)))
+    z = rng.normal(size=(7, 2)).astype("float32")
+    covariances = [L @ L.T if kind == "full" else np.diag(L**2) for L in fitted.factors]
+    parts = [w * multivariate_normal(m, c).pdf(z) for w, m, c in zip(fitted.weights, fitted.means, covariances, strict=True)]
+    assert np.allclose(fitted.log_prob(z), np.log(np.sum(parts, axis=0)), atol=1e-5)
+
+
+def test_the_rate_is_information_and_what_the_codes_leave_unfilled():
+    vae, x = build((4, 4, 1)), grey(200, (4, 4, 1)).round()
+    z = vae.infer({"x": tf.constant(x)}, Seed.of(0)).latents[0].z.numpy()
+    found = symptoms._aggregate(vae, x, density.fit(z))
+    rate = float(np.mean(vae.infer({"x": tf.constant(x)}, symptoms.SEED).rate()))
+    assert found["mutual_information"] + found["aggregate_gap"] == pytest.approx(rate, abs=1e-3)
+    assert symptoms._aggregate(vae, x, None) == {"mutual_information": None, "aggregate_gap": None}
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"posterior": "VQ()", "prior": "Uniform()"}, {"posterior": "VonMisesFisher()", "prior": "Uniform()"}]
+)
+def test_every_kind_of_model_can_be_examined(parts):
+    vae, x = build((4, 4, 1), **parts), binary(20, (4, 4, 1))
+    found = symptoms.measure(vae, Records(x))
+    assert found["train_elbo"] == pytest.approx(found["test_elbo"]) and math.isfinite(found["worth"])
+    assert all(value is None or math.isfinite(value) for value in found.values())
