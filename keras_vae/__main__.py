@@ -244,6 +244,19 @@ def diagnose(run: str, /) -> None:
     Console().card(lines)
 
 
+def doctor() -> None:
+    """Say what is installed, what it runs on, and whether the mathematics holds on this machine."""
+    command.load_tensorflow()
+    from keras_vae import doctor
+    from keras_vae.console import Console
+
+    console = Console()
+    found = doctor.examine(lambda label, healthy, text: console.log(f"{'ok ' if healthy else 'BAD'}  {label}: {text}"))
+    if bad := [label for label, healthy, _ in found if not healthy]:
+        fix = "pip install -r constraints.txt, and again"
+        raise Refusal("environment", f"{len(bad)} of {len(found)} checks failed: {', '.join(bad)}", fix=fix)
+
+
 def components() -> None:
     """Print what every component is, its options and its source, as Markdown."""
     from keras_vae.components import page
@@ -324,10 +337,8 @@ def _later(verb):
     return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
 
 
-VERBS = {
-    verb.__name__: _later(verb)
-    for verb in (sample, reconstruct, encode, score, interpolate, evaluate, diagnose, export, report, components)
-}
+WRITTEN = sample, reconstruct, encode, score, interpolate, evaluate, diagnose, export, report, doctor, components
+VERBS = {verb.__name__: _later(verb) for verb in WRITTEN}
 VERBS["launch"] = launch.Launch
 
 

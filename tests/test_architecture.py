@@ -83,7 +83,7 @@ FLOORS = (
         "symptoms": ("evaluation",),
     },
     {"loop": (), "training": ("loop",)},
-    {"__main__": ("launch",), "launch": (), "tuning": ()},
+    {"__main__": ("doctor", "launch"), "doctor": (), "launch": (), "tuning": ()},
     {"train.py": (), "tune.py": ()},
 )
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
@@ -125,6 +125,7 @@ WRITES = {
         "serving": "into the folder that storage.publish commits",
         "training": "into the file that storage.replacing commits",
         "loop": "a checkpoint, by runs.save_checkpoint",
+        "doctor": "a checkpoint, by the loop",
     },
     "rename": {"runs": "sets a damaged checkpoint aside, which is one rename"},
     "download_and_prepare": {"sources.tfds": "TensorFlow Datasets commits its own files"},
