@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--further", type=float, default=0.3)
     parser.add_argument("--student", type=int, default=120)
-    parser.add_argument("--terms", type=json.loads, default={"output": 1.0, "latent": 1.0}, help="weights of Distillation, as JSON")
+    parser.add_argument("--terms", type=json.loads, default={"output": 0.3}, help="weights of Distillation, as JSON")
     options, rest = parser.parse_known_args()
     {"prune": prune, "distill": distill}[options.what](options, rest)
 

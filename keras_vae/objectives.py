@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_vae import devices, schedules
 from keras_vae.distributions import divergence
-from keras_vae.domains import Count, Positive, Scales, Steps, Weight
+from keras_vae.domains import Count, Fraction, Positive, Scales, Steps, Weight
 from keras_vae.errors import Refusal
 from keras_vae.inference import Inference
 
@@ -346,14 +346,14 @@ class Lagging(ELBO):
 
 @dataclass(frozen=True)
 class Distillation(ELBO):
-    """loss = ELBO's + output E[-log p(x'|z)] + latent KL(q'(z|x) || q(z|x)) + cross E[-log p(x|z')], a prime: the teacher's.
+    """loss = ELBO's + output E[log p(x|z) - log p(x'|z)] + latent KL(q'(z|x) || q(z|x)) + cross E[-log p(x|z')], a prime: the teacher's.
 
     Distilling the Knowledge in a Neural Network (Hinton et al. 2015), for a VAE: the student's decoder is shown the teacher's mean x', its
     encoder the teacher's posterior, and both one another's way of using z. `latent` and `cross` need codes of the teacher's shape. Use it
     for a smaller or faster model than a run that is good.
     """
 
-    output: Weight = 1.0
+    output: Fraction = 0.5
     latent: Weight = 0.0
     cross: Weight = 0.0
     taught = True
@@ -367,7 +367,8 @@ class Distillation(ELBO):
         terms, latent, teacher = super().__call__(batch, inference, step), inference.latents[0], batch["teacher"]
         mask, loss = batch.get("mask"), terms["loss"]
         if self.output:
-            loss += self.output * inference.distortion(teacher["x"], mask)
+            # In the place of a share of the distortion: beside all of it, the rate would weigh too little.
+            loss += self.output * (inference.distortion(teacher["x"], mask) - terms["distortion"])
         if self.latent:
             loss += self.latent * divergence(teacher["q"], latent.q, inference.taught[0])
         if self.cross:

@@ -132,6 +132,7 @@ FLAGS = [
     ("--devices.precision", "mixed_bfloat16", "devices.precision", "mixed_bfloat16"),
     ("--devices.jit", "off", "devices.jit", "off"),
     ("--stability.on-nonfinite", "abort", "stability.on_nonfinite", "abort"),
+    ("--model.family", "HierarchicalVAE", "model.family", "HierarchicalVAE"),
 ]
 
 

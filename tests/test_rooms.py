@@ -74,7 +74,7 @@ OPTIONS = {
         "MMD": [f"MMD({FREE}, distance=3.0, kernel='gaussian', scales=(1.0, 2.0))"],
         "IWAE": ["IWAE(samples=3, bounds=2, gradient='landing')", "IWAE(gradient='plain')"],
         "Lagging": [f"Lagging({FREE}, inner=2, aggressive=5)"],
-        "Distillation": [f"Distillation({FREE}, output=0.5, latent=0.3, cross=0.2)"],
+        "Distillation": [f"Distillation({FREE}, output=0.3, latent=0.3, cross=0.2)"],
         "Structural": [f"Structural({FREE}, similarity=0.5, width=1.0)"],
     },
 }

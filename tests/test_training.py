@@ -299,7 +299,7 @@ def test_the_best_weights_are_kept():
 
 LOSSES = [
     {"posterior": "Point(size=3)", "objective": "ELBO(beta=0.1, warmup=1000)"},
-    {"posterior": "Point(size=3)", "objective": "Distillation(output=2.0)"},
+    {"posterior": "Point(size=3)", "objective": "Distillation(output=1.0)"},
     {"objective": "ELBO(beta=0.0)"},
     {"objective": "MMD()"},
 ]
