@@ -15,7 +15,7 @@ class Finding(NamedTuple):
 COLLAPSED = 0.1  # nats of rate below which nothing is said of x
 IDLE = 0.75  # share of active units below which some are said to be idle
 IGNORED = 0.2  # worth of z beside its rate
-OVERFITTED = 0.1  # of what the latent brings on training records, lost on test records
+OVERFITTED = 0.15  # of what the latent brings on training records, lost on test records
 RISING = 0.02  # of what training brought, gained in its last fifth
 AT_FLOOR = 1.5  # sigma beside its floor
 MISFIT = (0.5, 2.0)  # squared residuals beside their variance
