@@ -446,8 +446,6 @@ def unit_bars(run: Result) -> Markup:
     active = figure(run.figures["test.active_units"], 0)
     part = "latent unit" if least else "position of the code"
     follows = f"posterior mean varies over the test records (variance above {least:g})" if least else "code varies over the test records"
-    if run.options["model.family"].startswith("Hierarchical"):  # where the means vary with those above them
-        part, follows = "latent unit", f"rate is above {least:g} nats"
     text = f"{term} of each {part}, the largest first. Filled: the {active} active units, whose {follows}; outlined: the others."
     text += f" The first {BARS} of {len(run.units):,} units are shown." if len(run.units) > BARS else ""
     return captioned(drawing.bars(values, says, "unit", "nats"), text)
