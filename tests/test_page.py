@@ -257,11 +257,6 @@ def test_active_units_are_filled_and_sorted_by_their_kl(run):
     assert heights == sorted(heights, reverse=True) and heights[0] == pytest.approx(heights[1] * 9 / 8, rel=0.01)
 
 
-def test_in_a_hierarchy_units_are_active_by_their_rate(run):
-    assert "whose rate is above 0.01 nats; outlined" in text(run("a", {"model.family": "HierarchicalVAE()"}))
-    assert "variance above 0.01" in text(run("b"))
-
-
 def test_a_bar_below_zero_hangs_from_it(run):
     """Estimates of a KL, and -log p(z), may be negative."""
     rates = [4.0, -2.0, 1.0, 0.0]
