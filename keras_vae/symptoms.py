@@ -10,7 +10,6 @@ from keras_vae.noise import Seed, normal
 RECORDS = 500  # of a split that are looked at
 FITTED = 32  # records whose posterior is fitted one by one
 STEPS, RATE, DRAWS = 200, 0.02, 16  # of that fit
-SEED = Seed.of(0).fold("symptoms")
 
 
 def measure(vae, dataset, density=None) -> dict[str, float | None]:
@@ -23,10 +22,14 @@ def measure(vae, dataset, density=None) -> dict[str, float | None]:
     return {name: None if value is None else float(value) for name, value in found.items()}
 
 
+def _seed() -> Seed:
+    return Seed.of(0).fold("symptoms")  # made at each call: TensorFlow must not run before its devices are chosen
+
+
 def _over(function, vae, x) -> list[np.ndarray]:
     """The columns of `function(rows, number of the first)` for all of x, a part at a time."""
     size = evaluation.fitting(vae.event_shape)
-    parts = [function(x[start : start + size], SEED.at(start)) for start in range(0, len(x), size)]
+    parts = [function(x[start : start + size], _seed().at(start)) for start in range(0, len(x), size)]
     return [np.concatenate([np.asarray(part) for part in column]) for column in zip(*parts, strict=True)]
 
 
@@ -70,7 +73,7 @@ def _worth(vae, x) -> float:
         return (-vae.explain(tf.constant(rows[0]), tf.constant(rows[1])).log_prob(rows[1]),)
 
     size, shifted = evaluation.fitting(vae.event_shape), np.roll(z, 1, axis=0)
-    parts = [other((shifted[k : k + size], x[k : k + size]), SEED)[0] for k in range(0, len(x), size)]
+    parts = [other((shifted[k : k + size], x[k : k + size]), _seed())[0] for k in range(0, len(x), size)]
     return np.mean(np.concatenate(parts) - distortion)
 
 
@@ -78,7 +81,7 @@ def _amortization_gap(vae, x) -> float | None:
     """How much the bound gains if q(z|x) is fitted to each record by itself, from where the encoder puts it (Inference Suboptimality in
     Variational Autoencoders; Cremer et al. 2018)."""
     x = tf.constant(x[:FITTED])
-    q = vae.infer({"x": x}, SEED).latents[0].q
+    q = vae.infer({"x": x}, _seed()).latents[0].q
     if not isinstance(q, distributions.Normal) or vae.latent_shape != vae.posterior.event_shape:
         return None
     free = [tf.Variable(field) for field in q]
@@ -89,7 +92,7 @@ def _amortization_gap(vae, x) -> float | None:
         return vae.explain(z, x).log_prob(x) - distributions.divergence(fitted, vae.prior(z), z)
 
     def mean(fields):
-        return tf.reduce_mean([tf.reduce_mean(bound(fields, SEED.fold(f"draw {k}"))) for k in range(DRAWS)])
+        return tf.reduce_mean([tf.reduce_mean(bound(fields, _seed().fold(f"draw {k}"))) for k in range(DRAWS)])
 
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, STEPS))
     optimizer.build(free)
@@ -98,7 +101,7 @@ def _amortization_gap(vae, x) -> float | None:
     def step(number):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(free)
-            loss = -tf.reduce_sum(bound(free, SEED.fold("fit").fold(number)))
+            loss = -tf.reduce_sum(bound(free, _seed().fold("fit").fold(number)))
         optimizer.apply(tape.gradient(loss, free), free)
 
     before = mean(q)
@@ -109,7 +112,7 @@ def _amortization_gap(vae, x) -> float | None:
 
 def _spread(vae, x) -> dict:
     """`residual`: E (x - mean)^2 / variance, 1 where a normal likelihood fits; its `sigma`, and the `floor` it cannot fall below."""
-    p = vae.infer({"x": tf.constant(x[:FITTED])}, SEED).likelihood
+    p = vae.infer({"x": tf.constant(x[:FITTED])}, _seed()).likelihood
     if not isinstance(p, distributions.Normal):
         return {"residual": None, "sigma": None, "floor": None}
     residual = tf.reduce_mean(tf.square((x[:FITTED] - p.loc) * tf.exp(-p.log_scale)))

@@ -1,6 +1,9 @@
 """Which devices a run uses, what is refused before anything is trained, and what workers agree on."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,21 @@ def test_several_workers_without_a_cluster_are_refused(monkeypatch):
 def test_logical_devices_that_would_do_nothing_are_refused(strategy):
     found = refused(lambda: devices.join(Devices(strategy=strategy, virtual=2)))
     assert found.exit_code == 2 and strategy in found.why and "mirrored" in found.fix
+
+
+def test_no_module_starts_tensorflow_when_it_is_imported():
+    """Otherwise --devices.virtual comes too late, and a process that forks has the threads of its parent."""
+    program = """
+import importlib, pkgutil, keras_vae
+for module in pkgutil.walk_packages(keras_vae.__path__, "keras_vae."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+import tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+assert len(tf.config.list_logical_devices("CPU")) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_logical_devices_come_too_late_once_tensorflow_runs():
