@@ -164,7 +164,7 @@ def test_the_rate_is_information_and_what_the_codes_leave_unfilled():
     vae, x = build((4, 4, 1)), grey(200, (4, 4, 1)).round()
     z = vae.infer({"x": tf.constant(x)}, Seed.of(0)).latents[0].z.numpy()
     found = symptoms._aggregate(vae, x, density.fit(z))
-    rate = float(np.mean(vae.infer({"x": tf.constant(x)}, symptoms.SEED).rate()))
+    rate = float(np.mean(vae.infer({"x": tf.constant(x)}, symptoms._seed()).rate()))
     assert found["mutual_information"] + found["aggregate_gap"] == pytest.approx(rate, abs=1e-3)
     assert symptoms._aggregate(vae, x, None) == {"mutual_information": None, "aggregate_gap": None}
 
