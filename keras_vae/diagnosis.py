@@ -16,6 +16,7 @@ COLLAPSED = 0.1  # nats of rate below which nothing is said of x
 IDLE = 0.75  # share of active units below which some are said to be idle
 IGNORED = 0.2  # worth of z beside its rate
 OVERFITTED = 0.15  # of what the latent brings on training records, lost on test records
+ERRORS = 3.0  # standard errors that the two may differ by because they are of other records
 RISING = 0.02  # of what training brought, gained in its last fifth
 AT_FLOOR = 1.5  # sigma beside its floor
 MISFIT = (0.5, 2.0)  # squared residuals beside their variance
@@ -45,6 +46,11 @@ def brought(report: dict) -> float:
     return report["symptoms"]["test_elbo"] - report["references"]["per_pixel_log_likelihood"]
 
 
+def pointed(report: dict) -> bool:
+    """Whether the posterior is a point, whose -log p(z) is no rate."""
+    return report["test"].get("log_likelihood", 0.0) is None
+
+
 def collapsed(report, history):
     test = report["test"]
     active, units, rate = test["active_units"], test["units"], test["rate"]
@@ -53,7 +59,8 @@ def collapsed(report, history):
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
         return Finding("posterior collapse", True, f"{said}: nothing is said of x", fix)
     if active < IDLE * units:
-        fix = f"a latent of {active} would do as well; free_bits=0.05 would wake them"
+        smaller = "fewer groups, or fewer channels in them" if report.get("latents") else f"a latent of {active}"
+        fix = f"{smaller}, which would do as well, or free_bits=0.05, which wakes them"
         return Finding("idle units", False, f"{said}: the others equal the prior", fix)
     return None
 
@@ -69,7 +76,7 @@ def ignored(report, history):
 def overfitted(report, history):
     seen, gain = report["symptoms"], brought(report)
     lost = seen["train_elbo"] - seen["test_elbo"]
-    if lost <= OVERFITTED * max(gain + lost, 1e-6):
+    if seen["elbo_error"] is None or lost <= max(OVERFITTED * (gain + lost), ERRORS * seen["elbo_error"]):
         return None
     text = f"the ELBO is {seen['train_elbo']:.2f} nats on training records and {seen['test_elbo']:.2f} on test records"
     return Finding("overfitted", True, text, "--data.augment, more records, dropout in the networks, or --training.patience 10")
@@ -108,7 +115,8 @@ def unfilled(report, history):
     gap, rate = report["symptoms"]["aggregate_gap"], report["test"]["rate"]
     if gap is None or rate < COLLAPSED or gap <= UNFILLED * rate:
         return None
-    text = f"{gap:.2f} of the {rate:.2f} nats are between the codes of all records and the prior: samples look worse than reconstructions"
+    share = "" if pointed(report) else f"of the {rate:.2f} "
+    text = f"{gap:.2f} {share}nats are between the codes of all records and the prior: samples look worse than reconstructions"
     return Finding("codes do not fill the prior", False, text, 'sample --density ex-post, or --model.prior "Mixture()"')
 
 

@@ -16,7 +16,8 @@ def measure(vae, dataset, density=None) -> dict[str, float | None]:
     """`density`: the ex-post one. Nats per example where the name says nothing else; None where a figure has no meaning for the model."""
     evaluator = evaluation.Evaluator(vae, dataset, jit=False)
     test, train = (evaluator._some(split, RECORDS) for split in ("test", "train"))
-    seen = dict(zip(("train_elbo", "test_elbo"), (-np.mean(_total(vae, x)) for x in (train, test)), strict=True))
+    bounds = [-_total(vae, x).astype("float64") for x in (train, test)]
+    seen = dict(zip(("train_elbo", "test_elbo"), map(np.mean, bounds), strict=True)) | {"elbo_error": _error(bounds)}
     found = {**seen, **_aggregate(vae, test, density), "worth": _worth(vae, test), "amortization_gap": _amortization_gap(vae, test)}
     found |= _spread(vae, test)
     return {name: None if value is None else float(value) for name, value in found.items()}
@@ -43,6 +44,11 @@ def _total(vae, x) -> np.ndarray:
     return _over(total, vae, x)[0]
 
 
+def _error(samples) -> float | None:
+    """The standard error of the difference of the means; None if one is of a single record."""
+    return None if min(map(len, samples)) < 2 else np.sqrt(sum(values.var(ddof=1) / len(values) for values in samples))
+
+
 def _aggregate(vae, x, density) -> dict:
     """The rate in two: the mutual information of x and z, and KL(q(z) || p(z)), how far the codes are from filling the prior (ELBO Surgery;
     Hoffman and Johnson 2016), with the ex-post density, which never saw these records, in the place of q(z): so the latter is a bound
@@ -55,7 +61,8 @@ def _aggregate(vae, x, density) -> dict:
         return density.log_prob(latent.z) - latent.p.log_prob(latent.z), latent.rate()
 
     apart, rate = _over(seen, vae, x)
-    return {"mutual_information": rate.mean() - apart.mean(), "aggregate_gap": apart.mean()}
+    information = rate.mean() - apart.mean() if vae.posterior.density else None  # the -log p(z) of a point is no rate
+    return {"mutual_information": information, "aggregate_gap": apart.mean()}
 
 
 def _worth(vae, x) -> float:

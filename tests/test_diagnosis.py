@@ -21,6 +21,7 @@ HEALTHY = {
     "symptoms": {
         "train_elbo": -98.0,
         "test_elbo": -100.0,
+        "elbo_error": 1.0,
         "mutual_information": 18.0,
         "aggregate_gap": 2.0,
         "worth": 300.0,
@@ -43,7 +44,7 @@ def named(changes=(), history=HISTORY) -> list[str]:
 
 def test_a_healthy_run_is_called_so():
     assert named() == ["healthy"]
-    unknown = ("mutual_information", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor")
+    unknown = ("elbo_error", "mutual_information", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor")
     assert named([("symptoms", key, None) for key in unknown]) == ["healthy"]
     assert diagnosis.diagnose({"symptoms": {}}, HISTORY) == []
 
@@ -75,10 +76,23 @@ def test_a_gradient_out_of_proportion_is_found(slope, name):
     assert finding.name == name and "decoder/unit" in finding.text
 
 
+def test_idle_units_of_a_hierarchy_are_not_those_of_a_vector():
+    report = copy.deepcopy(HEALTHY)
+    report["test"]["active_units"] = 5
+    assert "try a latent of 5, which" in diagnosis.line(diagnosis.diagnose(report, HISTORY)[0])[1]
+    assert "try fewer groups" in diagnosis.line(diagnosis.diagnose(report | {"latents": [("16", 1.0)]}, HISTORY)[0])[1]
+
+
 def test_every_rule_is_tested_and_problems_come_first():
     both = named([("test", "active_units", 5), ("symptoms", "worth", 1.0)])
     assert both == ["decoder ignores z", "idle units"]
     assert len(diagnosis.RULES) == 9
+
+
+def test_records_that_differ_by_chance_are_not_learned_by_heart():
+    by_chance = [("symptoms", "train_elbo", -140.0), ("symptoms", "test_elbo", -150.0), ("symptoms", "elbo_error", 4.0)]
+    assert named(by_chance) == ["healthy"]
+    assert named([*by_chance, ("symptoms", "elbo_error", 1.0)]) == ["overfitted"]
 
 
 def test_a_run_that_stopped_early_is_not_undertrained():
@@ -167,6 +181,23 @@ def test_the_rate_is_information_and_what_the_codes_leave_unfilled():
     rate = float(np.mean(vae.infer({"x": tf.constant(x)}, symptoms._seed()).rate()))
     assert found["mutual_information"] + found["aggregate_gap"] == pytest.approx(rate, abs=1e-3)
     assert symptoms._aggregate(vae, x, None) == {"mutual_information": None, "aggregate_gap": None}
+
+
+def test_the_error_of_a_difference_is_that_of_its_means():
+    draws = np.random.default_rng(0).normal(size=(2000, 2, 10)) * np.asarray([1.0, 3.0])[:, None]
+    spread = (draws[:, 0].mean(axis=1) - draws[:, 1].mean(axis=1)).std()
+    assert np.mean([symptoms._error(pair) for pair in draws]) == pytest.approx(spread, rel=0.05)
+    assert symptoms._error([np.zeros(1), np.zeros(5)]) is None
+
+
+def test_a_point_has_no_rate_that_its_codes_could_be_a_part_of():
+    vae, x = build((4, 4, 1), posterior="Point()"), grey(50, (4, 4, 1)).round()
+    found = symptoms._aggregate(vae, x, density.fit(np.random.default_rng(0).normal(size=(50, *vae.latent_shape)).astype("float32")))
+    assert found["mutual_information"] is None and math.isfinite(found["aggregate_gap"])
+    report = copy.deepcopy(HEALTHY)
+    report["test"]["log_likelihood"], report["symptoms"]["aggregate_gap"] = None, 40.0
+    (finding,) = diagnosis.diagnose(report, HISTORY)
+    assert finding.name == "codes do not fill the prior" and "40.00 nats are" in finding.text
 
 
 @pytest.mark.parametrize(
