@@ -70,7 +70,8 @@ def ignored(report, history):
     if worth is None or rate < COLLAPSED or worth >= IGNORED * rate:
         return None
     text = f"with the z of another record p(x|z) loses {worth:.2f} nats, while the latent costs {rate:.2f}"
-    return Finding("decoder ignores z", True, text, "a weaker decoder: fewer layers of PixelCNN, or dropout on what it sees of x")
+    fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", or a weaker decoder: of PixelCNN fewer layers or a smaller reach'
+    return Finding("decoder ignores z", True, text, fix)
 
 
 def overfitted(report, history):
@@ -108,7 +109,10 @@ def misfit(report, history):
         return None
     side = "wider" if residual < 1.0 else "narrower"
     text = f"squared residuals are {residual:.2g} of what the likelihood's sigma says: it is {side} than the data"
-    return Finding("likelihood misfit", True, text, "--model.likelihood \"Normal(sigma='optimal')\"")
+    fix = "--model.likelihood \"Normal(sigma='optimal')\""
+    if report["symptoms"]["floor"] is not None:  # it is not given, but follows the data
+        fix = "longer training, in which sigma follows the data" if residual < 1.0 else "--data.augment, more records, or sigma='optimal'"
+    return Finding("likelihood misfit", True, text, fix)
 
 
 def unfilled(report, history):

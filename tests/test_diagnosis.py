@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -81,6 +83,26 @@ def test_idle_units_of_a_hierarchy_are_not_those_of_a_vector():
     report["test"]["active_units"] = 5
     assert "try a latent of 5, which" in diagnosis.line(diagnosis.diagnose(report, HISTORY)[0])[1]
     assert "try fewer groups" in diagnosis.line(diagnosis.diagnose(report | {"latents": [("16", 1.0)]}, HISTORY)[0])[1]
+
+
+@pytest.mark.parametrize(("residual", "floor", "fix"), [(0.1, None, "optimal"), (0.1, 1e-3, "longer"), (4.0, 1e-3, "more records")])
+def test_a_sigma_that_follows_the_data_is_not_told_to(residual, floor, fix):
+    report = copy.deepcopy(HEALTHY)
+    report["symptoms"] |= {"residual": residual, "floor": floor}
+    assert fix in diagnosis.diagnose(report, HISTORY)[0].fix
+
+
+def test_every_option_that_a_fix_names_is_one():
+    from keras_vae import components, config
+
+    paths = {path.replace("_", "-") for path in config.flatten(config.Config())}
+    source = Path(diagnosis.__file__).read_text()
+    assert set(re.findall(r"--((?:model|data|training|optimizer)\.[a-z-]+)", source)) <= paths
+    written = re.findall(r"--model\.(\w+) \\?[\"']([A-Z]\w*\([^\n]*?\))\\?[\"']", source)
+    assert len(written) >= 4
+    for kind, text in written:
+        components.make(kind, text.replace("STEPS", "100"))
+    assert "dropout" not in diagnosis.diagnose({**HEALTHY, "symptoms": HEALTHY["symptoms"] | {"worth": 1.0}}, HISTORY)[0].fix
 
 
 def test_every_rule_is_tested_and_problems_come_first():
