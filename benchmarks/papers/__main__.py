@@ -25,8 +25,8 @@ RESULTS = Path(__file__).with_name("results.json")
 HEAD = """# Results
 
 Published numbers and ours. Every figure of ours is that of a run of the command printed above its table, on a CPU of two cores; no figure
-is the best of several seeds. log p(x) is the importance-weighted bound with K samples of z on all test images, in nats: it grows with K
-and never exceeds the truth. Splits: MNIST 55,000 / 5,000 / 10,000, each pixel drawn anew at every visit in training and once for the test
+is the best of several seeds. log p(x) is the importance-weighted bound with K samples of z on so many test images, in nats: it grows with
+K and never exceeds the truth. Splits: MNIST 55,000 / 5,000 / 10,000, each pixel drawn anew at every visit in training and once for the test
 images (dynamic); Larochelle's 50,000 / 10,000 / 10,000 (static). The two differ by about two nats and do not compare.
 
 This page is written by `python benchmarks/papers page > docs/results.md`.
@@ -102,13 +102,17 @@ def section(name: str, row: Row, runs: list[dict]) -> list[str]:
     lines += [f"Published: {row.published} ({row.source})." if row.published else row.source]
     if not runs:
         return [*lines, "", "Not run yet."]
-    lines += ["", f"| seed | {'log p(x)' if row.unit == 'nats' else row.unit} | K | ELBO | active units | epochs | minutes | parameters |"]
-    lines += ["| --- " * 8 + "|"]
+    shown = "log p(x)" if row.unit == "nats" else row.unit
+    lines += ["", f"| seed | {shown} | K | images | ELBO | active units | epochs | minutes | parameters |"]
+    lines += ["| --- " * 9 + "|"]
     for run in runs:
         units = f"{run['active_units']} of {run['units']}"
         cells = [run["seed"], f"{figure(row, run):.3f}" if row.unit != "nats" else f"{figure(row, run):.2f}", run["samples"]]
+        cells.append(f"{run['examples']:,}")
         cells += [f"{run['elbo']:.2f}", units, f"{run['epochs']:g}", f"{run['minutes']:g}", f"{run['parameters']:,}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if changed := [f"seed {run['seed']} with `{shlex.join(run['changed'])}`" for run in runs if run["changed"]]:
+        lines += ["", f"Not as the row says, but: {'; '.join(changed)}."]
     values = [figure(row, run) for run in runs]
     spread = f", standard deviation {statistics.stdev(values):.2f} over {len(values)} seeds" if len(values) > 1 else ", one seed"
     lines += ["", f"Mean {statistics.mean(values):.2f} {row.unit}{spread}. {verdict(row, statistics.mean(values))}"]
