@@ -115,8 +115,13 @@ def section(name: str, row: Row, runs: list[dict]) -> list[str]:
         lines += ["", f"Not as the row says, but: {'; '.join(changed)}."]
     values = [figure(row, run) for run in runs]
     spread = f", standard deviation {statistics.stdev(values):.2f} over {len(values)} seeds" if len(values) > 1 else ", one seed"
-    lines += ["", f"Mean {statistics.mean(values):.2f} {row.unit}{spread}. {verdict(row, statistics.mean(values))}"]
-    return [*lines, *(["", row.note] if row.note else []), "", "```", shlex.join(["python", "train.py", *row.options]), "```"]
+    lines += ["", f"Mean {statistics.mean(values):.2f} {row.unit}{spread}. {verdict(row, statistics.mean(values))}".rstrip()]
+    return [*lines, *(["", row.note] if row.note else []), "", "```", typed(["python", "train.py", *row.options]), "```"]
+
+
+def typed(words: list[str]) -> str:
+    """A command line; component strings hold single quotes, so double ones go around them."""
+    return " ".join(f'"{word}"' if shlex.quote(word) != word else word for word in words)
 
 
 def page() -> str:

@@ -107,7 +107,7 @@ ROWS["flat"] = Row(
     unit="bits/dim",
 )
 ROWS["hierarchy"] = Row(
-    "a hierarchy whose step takes as long, 32 x 32 colour photographs, 2,000 steps",
+    "a hierarchy of about the same step time, 32 x 32 colour photographs, 2,000 steps",
     "Tiny ImageNet scaled to 32 x 32; bits/dim by the importance-weighted bound",
     "",
     None,
