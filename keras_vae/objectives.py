@@ -123,11 +123,11 @@ class ELBO(_Annealed):
         parts = units if self.free == "unit" else [tf.reduce_sum(unit, axis=1, keepdims=True) for unit in units]
         means = [tf.reduce_mean(devices.gather(part), axis=0) for part in parts]
         costs = tf.stack([tf.reduce_sum(tf.maximum(mean, self.free_bits)) for mean in means])
-        return tf.reduce_sum(costs * self.weights(units, means, step) if self.balance else costs)
+        return tf.reduce_sum(costs * self.weights(inference, means, step) if self.balance else costs)
 
-    def weights(self, units, means, step):
+    def weights(self, inference, means, step):
         """Of the latents, [latents], 1 on average; all 1 once beta has risen."""
-        sizes = tf.constant([float(unit.shape[1]) for unit in units])
+        sizes = tf.constant([float(math.prod(latent.z.shape[1:])) for latent in inference.latents])
         rates = tf.stop_gradient(sizes * tf.stack([tf.reduce_sum(mean) for mean in means])) + 1e-3
         return tf.where(_Annealed.warm(self, step), tf.ones_like(rates), rates / tf.reduce_mean(rates))
 
