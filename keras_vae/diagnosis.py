@@ -12,6 +12,7 @@ class Finding(NamedTuple):
     fix: str
 
 
+FIGURES = {"train_elbo", "test_elbo", "elbo_error", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor"}
 COLLAPSED = 0.1  # nats of rate below which nothing is said of x
 IDLE = 0.75  # share of active units below which some are said to be idle
 IGNORED = 0.2  # worth of z beside its rate
@@ -26,8 +27,9 @@ VANISHING, EXPLODING = 1e-6, 1e3  # gradient norm of a layer beside its weights
 
 
 def diagnose(report: dict, history: dict[str, list[float]]) -> list[Finding]:
-    """Of report.json and the columns of metrics.jsonl: problems first. Nothing for a run that was not examined."""
-    if not report.get("symptoms"):
+    """Of report.json and the columns of metrics.jsonl: problems first. Nothing for a run that was not examined, or saw fewer figures."""
+    seen = report.get("symptoms") or {}
+    if not seen.keys() >= FIGURES or None in (seen["train_elbo"], seen["test_elbo"]):
         return []
     found = [finding for rule in RULES if (finding := rule(report, history))]
     return sorted(found, key=lambda finding: not finding.problem) or [HEALTHY]

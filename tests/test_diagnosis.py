@@ -49,6 +49,9 @@ def test_a_healthy_run_is_called_so():
     unknown = ("elbo_error", "mutual_information", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor")
     assert named([("symptoms", key, None) for key in unknown]) == ["healthy"]
     assert diagnosis.diagnose({"symptoms": {}}, HISTORY) == []
+    for key in diagnosis.FIGURES:
+        less = {name: value for name, value in HEALTHY["symptoms"].items() if name != key}
+        assert diagnosis.diagnose({**HEALTHY, "symptoms": less}, HISTORY) == []
 
 
 @pytest.mark.parametrize(
@@ -229,4 +232,4 @@ def test_every_kind_of_model_can_be_examined(parts):
     vae, x = build((4, 4, 1), **parts), binary(20, (4, 4, 1))
     found = symptoms.measure(vae, Records(x))
     assert found["train_elbo"] == pytest.approx(found["test_elbo"]) and math.isfinite(found["worth"])
-    assert all(value is None or math.isfinite(value) for value in found.values())
+    assert found.keys() >= diagnosis.FIGURES and all(value is None or math.isfinite(value) for value in found.values())
