@@ -257,6 +257,8 @@ class VAE(keras.Model):
     def sample(self, n, seed: int = 0, temperature=1.0, density=None, condition=None) -> tf.Tensor:
         """n means of p(x|z) (of an autoregressive decoder, draws) with z ~ p(z), or of another `density` (see `density.fit`), spread by
         `temperature`, [n, *X]. The first of n samples do not depend on n. `condition`: [n, C], or [C] for all of them."""
+        if isinstance(n, int) and n == 0 and self.built:  # convolutions of no rows may have a wrong shape (oneDNN, TensorFlow 2.21)
+            return tf.zeros((0, *self.event_shape))
         if condition is not None and len(np.shape(condition)) == 1:
             condition = tf.repeat(tf.cast(condition, tf.float32)[None], n, axis=0)
         seed = Seed.of(seed).fold("sample")

@@ -331,3 +331,8 @@ def test_the_verbs_draw_and_decode_as_the_model_does(tmp_path, monkeypatch):
     drawn, reconstructed = (np.load(tmp_path / "outputs" / f"{name}.npy") for name in ("samples", "reconstructions"))
     assert np.array_equal(drawn, modality.decode(vae.sample(7, seed=3)))
     assert np.array_equal(reconstructed, modality.decode(vae.reconstruct(modality.encode(found.raw))))
+
+
+def test_no_samples_have_the_shape_of_a_datum():
+    vae = build((9, 7, 3), encoder="Conv(widths=(8,))", decoder="PixelCNN(widths=(8,), layers=1, channels=8)")
+    assert vae.sample(0).shape == (0, 9, 7, 3)
