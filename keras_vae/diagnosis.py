@@ -1,5 +1,6 @@
 """The diagnosis: what the figures of a finished run mean, in plain words, and the option to change. Standard library only."""
 
+import statistics
 from typing import NamedTuple
 
 
@@ -23,7 +24,7 @@ AT_FLOOR = 1.5  # sigma beside its floor
 MISFIT = (0.5, 2.0)  # squared residuals beside their variance
 UNFILLED = 0.25  # of the rate, for codes that do not fill the prior
 AMORTIZED = 0.1  # of what the latent brings, lost by the encoder
-VANISHING, EXPLODING = 1e-6, 1e3  # gradient norm of a layer beside its weights
+VANISHING, EXPLODING = 1e-6, 1e4  # gradient norm of a layer beside the median over all layers
 
 
 def diagnose(report: dict, history: dict[str, list[float]]) -> list[Finding]:
@@ -135,11 +136,15 @@ def amortized(report, history):
 
 
 def gradient(report, history):
-    ratios = {layer: slope / size for layer, size, slope, _ in report.get("gradients", ()) if size}
-    for name, bad in (("vanishing gradient", min), ("exploding gradient", max)):
-        layer = bad(ratios, key=ratios.get, default=None)
-        if layer and (ratios[layer] < VANISHING if bad is min else ratios[layer] > EXPLODING):
-            text = f"the gradient of {layer} is {ratios[layer]:.1g} of its weights"
+    slopes = {layer: slope for layer, _, slope, _ in report.get("gradients", ())}
+    middle = statistics.median(slopes.values()) if slopes else 0.0
+    if not middle:
+        return None
+    for name, most in (("vanishing gradient", min), ("exploding gradient", max)):
+        layer = most(slopes, key=slopes.get)
+        share = slopes[layer] / middle
+        if share < VANISHING or share > EXPLODING:
+            text = f"the gradient of {layer} is {share:.1g} times that of the middle layer"
             return Finding(name, False, text, "normalization='layer' and connections='residual' in the network")
     return None
 

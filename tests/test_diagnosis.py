@@ -76,7 +76,8 @@ def test_each_condition_is_found_alone(name, changes, history):
 
 @pytest.mark.parametrize(("slope", "name"), [(1e-8, "vanishing gradient"), (1e5, "exploding gradient")])
 def test_a_gradient_out_of_proportion_is_found(slope, name):
-    report = copy.deepcopy(HEALTHY) | {"gradients": [("encoder/unit", 10.0, 1.0, 0.1), ("decoder/unit", 1.0, slope, slope)]}
+    others = [(f"encoder/unit_{k}", 10.0, 1.0, 0.1) for k in range(3)]
+    report = copy.deepcopy(HEALTHY) | {"gradients": [*others, ("decoder/unit", 1.0, slope, slope)]}
     (finding,) = diagnosis.diagnose(report, HISTORY)
     assert finding.name == name and "decoder/unit" in finding.text
 
