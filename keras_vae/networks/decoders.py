@@ -85,8 +85,9 @@ class PixelCNN(Conv):
 
     v <- act(V v + F f)    h <- h + act(H h + P v + G f),    v from the rows above alone, h from the pixels to the left too: no blind spot
     (Conditional Image Generation with PixelCNN Decoders; van den Oord et al. 2016; PixelVAE; Gulrajani et al. 2016). `reach`: how far up
-    and to each side one layer looks, pixels; `channels`: of v and h. A sample takes as many passes as its pixels depend on one another.
-    Use it where strokes and textures matter to the likelihood; watch the rate: with many layers z may be left out.
+    and to each side one layer looks, pixels; `channels`: of v and h. Dropout, normalization and recompute act on the Conv part alone. A
+    sample takes as many passes as its pixels depend on one another. Use it where strokes and textures matter to the likelihood; watch the
+    rate: with many layers z may be left out.
     """
 
     autoregressive = True
