@@ -157,6 +157,7 @@ def test_every_member_is_made_without_options_and_described_back(kind, name):
                 "factor",
                 "probability",
                 "least",
+                "output",
             )
         ):
             text = f"{name}({option}={value + 1!r})"
