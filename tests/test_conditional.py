@@ -184,7 +184,10 @@ def two_classes(n=200):
     return (np.array([3.0, -2.0])[label][:, None] + 0.3 * noise(n, 6)).astype("float32"), np.eye(2, dtype="int64")[label]
 
 
-@pytest.mark.parametrize(("conditioning", "dataset"), [("film", False), ("concatenation", True)], ids=BOTH)
+LEARNT = [("film", False), pytest.param("concatenation", True, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("conditioning", "dataset"), LEARNT, ids=BOTH)
 def test_a_conditional_model_learns_to_sample_the_class_asked_for(conditioning, dataset):
     (x, c), options = two_classes(), f"Dense(widths=(16,), normalization='layer', conditioning='{conditioning}')"
     keras.utils.set_random_seed(7)

@@ -368,7 +368,7 @@ def test_an_error_of_our_own_keeps_its_traceback():
 # ---- G7, G8: devices and batches
 
 
-@pytest.mark.parametrize("visible", ["99", "junk"])
+@pytest.mark.parametrize("visible", ["99", pytest.param("junk", marks=pytest.mark.slow)])
 def test_G7_a_gpu_that_is_not_there_leaves_the_cpu(visible, python, train_py, tmp_path, monkeypatch):
     """A GPU is asked for and none is there, or CUDA_VISIBLE_DEVICES is junk: the CPU is used, and the card says so"""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -148,7 +148,7 @@ def test_D5_extreme_values_of_a_declared_range_give_finite_numbers(scale, tmp_pa
     assert np.isfinite(encoded).all() and encoded.min() >= 0.0 and encoded.max() <= 1.0
 
 
-@pytest.mark.parametrize("value", [0, 7, 255])
+@pytest.mark.parametrize("value", [0, *(pytest.param(value, marks=pytest.mark.slow) for value in (7, 255))])
 def test_D6_constant_data_trains_to_finite_numbers_and_is_said(value, tmp_path, python, train_py):
     """Every element of every record has the same value."""
     tiny = ["--model.encoder", "Dense(widths=(4,))", "--model.decoder", "Dense(widths=(4,))", "--set", "model.posterior.size=2"]

@@ -459,7 +459,8 @@ def test_in_bfloat16_it_trains_and_its_densities_are_float32():
     assert not vae.train_step(x)["skipped"] and np.isfinite(vae.sample(3)).all()
 
 
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
 def test_the_whole_step_compiles_and_agrees_with_the_plain_step(recompute):
     parts = networks(f"recompute={recompute}, dropout=0.2, normalization='group'")
     x, plain, compiled = binary(6, SHAPE), make(**parts), make(**parts)

@@ -288,7 +288,11 @@ def test_degrees_of_freedom_are_learned(df):
 # ---- in use
 
 
-@pytest.mark.parametrize("text", ["Categorical(levels=5)", "Logistics(levels=5, channels='conditional')", "StudentT(sigma='predicted')"])
+OUTPUTS = ["Categorical(levels=5)", "StudentT(sigma='predicted')"]
+OUTPUTS = ["Logistics(levels=5, channels='conditional')", *(pytest.param(text, marks=pytest.mark.slow) for text in OUTPUTS)]
+
+
+@pytest.mark.parametrize("text", OUTPUTS)
 def test_a_model_with_several_outputs_an_element_is_exported_and_evaluated(text, tmp_path):
     shape, raw = (4, 4, 3), np.random.default_rng(0).integers(0, 5, (60, 4, 4, 3)).astype("uint8")
     modality = Images(shape, levels=5)
