@@ -68,7 +68,7 @@ def test_a_normal_likelihood_beats_probabilistic_pca_of_the_same_size(tmp_path, 
 def test_the_verbs_of_the_readme_work_on_the_default_run(default_run, python):
     folder, _ = default_run
     commands = [command for command in COMMANDS if command.startswith("python -m keras_vae") and " launch " not in command]
-    assert len(commands) == 9
+    assert len(commands) == 11
     for command in commands:
         done = python(*words(command), cwd=folder)
         assert done.returncode == 0, command + done.stderr
