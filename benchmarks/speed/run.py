@@ -144,9 +144,7 @@ def show(work: Workload, result: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W3", "W4"], choices=list(WORKLOADS))
-    parser.add_argument(
-        "--contestants", nargs="+", default=None, choices=list(CONTESTANTS), help="all; pythae for W1, PyTorch alone for W4"
-    )
+    parser.add_argument("--contestants", nargs="+", default=None, choices=list(CONTESTANTS), help="all; pythae for W1, PyTorch for W4")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--records", type=int, help="of a turn, instead of the workload's own number")
     parser.add_argument("--mnist", help="an .npz with uint8 records under `train`; without it generated pictures are used")
