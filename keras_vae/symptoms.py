@@ -65,7 +65,7 @@ def _aggregate(vae, x, density) -> dict:
     return {"mutual_information": information, "aggregate_gap": apart.mean()}
 
 
-def _worth(vae, x) -> float:
+def _worth(vae, x) -> float | None:
     """How much worse p(x|z) is with the z of another record: what the decoder makes of the latent."""
     if len(x) < 2:
         return None
@@ -76,12 +76,10 @@ def _worth(vae, x) -> float:
 
     z, distortion = _over(own, vae, x)
 
-    def other(rows, seed):
-        return (-vae.explain(tf.constant(rows[0]), tf.constant(rows[1])).log_prob(rows[1]),)
-
-    size, shifted = evaluation.fitting(vae.event_shape), np.roll(z, 1, axis=0)
-    parts = [other((shifted[k : k + size], x[k : k + size]), _seed())[0] for k in range(0, len(x), size)]
-    return np.mean(np.concatenate(parts) - distortion)
+    size, shifted = evaluation.fitting(vae.event_shape), tf.constant(np.roll(z, 1, axis=0))
+    parts = (slice(start, start + size) for start in range(0, len(x), size))
+    other = [-vae.explain(shifted[part], x[part]).log_prob(x[part]) for part in parts]
+    return np.mean(np.concatenate(other) - distortion)
 
 
 def _amortization_gap(vae, x) -> float | None:

@@ -158,6 +158,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     if vae.posterior.support == "real":
         fitted = density.fit(evaluation.Evaluator(vae, dataset).drawn("train", density.RECORDS))
         density.write(folder, fitted)
+    seen = symptoms.measure(vae, dataset, fitted)
     further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"], fitted)
     pictures = {**report.pictures(vae, dataset), **further, "curves.png": report.curves(trainer.history)}
     trainer.seconds["evaluate"] += time.perf_counter() - began
@@ -180,7 +181,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "card": card,
         "test": test,
         "references": references,
-        "symptoms": symptoms.measure(vae, dataset, fitted),
+        "symptoms": seen,
         "train": {
             "steps": trainer.step,
             "best_step": best_step,
