@@ -12,6 +12,7 @@ LEAST_STEPS, MOST_STEPS = 1000, 3000
 LINEAR_ELEMENTS = 2**18  # above, the weights of a linear path would outnumber all others
 FEW_RECORDS = 10000  # below, they are moved about a little
 PATIENCE = 0.5  # of the run: a start at PCA is left behind only as the rate falls
+WARMUP = 0.1  # of the run, in which the KL term rises
 DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 
 
@@ -64,6 +65,11 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     for path, (value, why) in _sizes(config, dataset, elements, replicas).items():
         decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
         config = override(config, path, value)
+    if config.model.objective == "auto":
+        warmup = round(WARMUP * total_steps(config, len(dataset.train))) if config.stability.autopilot else 0
+        text, why = (f"ELBO(warmup={warmup})", "the KL term rises over a tenth of the run") if warmup else ("ELBO()", "the exact bound")
+        decisions.append(("objective", f"{text}  ({why})"))
+        config = override(config, "model.objective", text)
     _check_shares(config, replicas, len(dataset.train))
     return config, decisions
 

@@ -43,7 +43,7 @@ class Model:
     prior: str = "Standard()"
     decoder: str = "auto"
     likelihood: str = "auto"
-    objective: str = "ELBO()"
+    objective: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Optimizer:
     learning_rate: float | None = None  # None = 1e-3, or 5e-4 for networks that start at PCA: faster steps would undo it
     warmup: int = 100  # steps
     decay: str = "Cosine()"
-    clip_norm: float = 100.0  # on the global norm of the mean gradient; 0 = off
+    clip_norm: float | None = None  # on the global norm of the mean gradient; None = well above what has been usual; 0 = off
     weight_decay: float = 0.0  # decoupled; kernels only
     accumulate: int = 1  # work each batch off in so many parts: less memory, the same update
     ema: float = 0.0  # momentum of the running mean of the weights; 0 = off
@@ -99,7 +99,11 @@ class Devices:
 
 @dataclass(frozen=True)
 class Stability:
-    on_nonfinite: Literal["skip", "abort"] = "skip"  # what a step does when its loss or gradient is not finite
+    """A step whose loss or gradient is not finite changes nothing. After 20 of them in a row the run goes back to its best weights, three
+    times at most, each time at a tenth of the learning rate (rewind), or ends (skip); or it ends at the first (abort)."""
+
+    on_nonfinite: Literal["rewind", "skip", "abort"] = "rewind"
+    autopilot: bool = True  # go back in the same way where training has lost half of what it had gained; all it does is said
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,8 @@ def override(config: Config, path: str, value) -> Config:
         if f"{head}.{rest[0]}" not in COMPONENTS:
             raise Refusal("usage", f"{head}.{rest[0]!s} is not a component: {path!r} has nothing to edit")
         if text == "auto":
-            fix = f"give it whole first, as in --set '{head}.{rest[0]}=\"Dense()\"'"
+            whole = {"likelihood": "Bernoulli()", "objective": "ELBO()"}.get(rest[0], "Dense()")
+            fix = f"give it whole first, as in --set '{head}.{rest[0]}=\"{whole}\"'"
             raise Refusal("usage", f"{head}.{rest[0]} is chosen from the data, so {rest[1]!r} cannot be set inside it", fix=fix)
         value = components.edit(text, rest[1], value)
     elif len(rest) > 2:

@@ -149,4 +149,16 @@ def gradient(report, history):
     return None
 
 
-RULES = (collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)
+def unsteady(report, history):
+    incidents = report.get("incidents", ())
+    returns, skipped = ([text for _, what, text in incidents if what == kind] for kind in ("went back", "skipped"))
+    if returns:
+        text = f"training went back {len(returns)} time{'s' * (len(returns) > 1)}; the last: {returns[-1]}"
+        return Finding("unsteady", True, text, f"--optimizer.learning-rate {0.1 ** len(returns):g} times as high")
+    if skipped:
+        text = f"{len(skipped)} update{'s were' if len(skipped) > 1 else ' was'} skipped; the last: {skipped[-1]}"
+        return Finding("skipped updates", False, text, "a look at these records (incidents.jsonl)")
+    return None
+
+
+RULES = (unsteady, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)

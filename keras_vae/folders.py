@@ -83,6 +83,7 @@ def _report(text: str) -> tuple[dict, dict, list]:
     }
     figures |= {f"sparsity.{key}": _number(value) for key, value in report.get("sparsity", {}).items()}
     report["symptoms"] = {str(key): None if value is None else _number(value) for key, value in report.get("symptoms", {}).items()}
+    report["incidents"] = [(int(found["step"]), str(found["what"]), str(found["text"])) for found in report.get("incidents", ())]
     report["gradients"] = [(str(layer), *map(_number, norms)) for layer, *norms in report.get("gradients", ())]
     if report["test"]["log_likelihood"] is not None:
         for key in ("elbo", "log_likelihood", "bits_per_dim"):

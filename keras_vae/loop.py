@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, data, devices, evaluation, pruning, records, runs, schedules, signals, storage
+from keras_vae import components, data, devices, evaluation, pruning, records, runs, schedules, signals, stability, storage
 from keras_vae.config import Config, override
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
@@ -21,7 +22,12 @@ LONG_STEP, LONG_RUN = 0.01, 60.0  # seconds: a second way to compile is tried on
 CLEARLY = 1.3  # how much faster it has to be
 MEASURED_CALLS, MEASURED_SECONDS = 3, 0.05
 FAILURES = 3  # checkpoints that may fail in a row before the run ends
-SKIPS_IN_A_ROW = 20
+SKIPS_IN_A_ROW = 20  # that end the run, or send it back
+RETURNS, SLOWER = 3, 0.1  # how often a run may go back, and the factor of the learning rate each time
+LOST_STEPS, LOST_SHARE = 100, 0.05  # steps, and their share of the run, that training may be lost before the autopilot goes back
+CLEAR = 0.05  # of the ELBO at the start, below it
+EXPLAINED, EXAMINED = 4, 1024  # skipped steps that are looked into after a call, and records of a batch
+LISTED = 100  # incidents of a run
 SAID = {"elbo": "ELBO", "loss": "loss"}
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
@@ -68,12 +74,13 @@ def as_array(value) -> np.ndarray:
 
 
 class Watch:
-    """The best validation so far, by its ELBO or -loss, and the patience of early stopping and of the plateau decay. Plain numbers, saved
-    with the run."""
+    """The best validation so far, by its ELBO or -loss, and the patience of early stopping, of the plateau decay and of the autopilot.
+    Plain numbers, saved with the run."""
 
     def __init__(self, patience: int | None, plateau):
         self.patience, self.plateau = patience, plateau
         self.state = {"best": None, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
+        self.state |= {"start": None, "peak": None, "sound": 0, "returns": 0}
 
     def see(self, worth: float, step: int, warm: bool) -> bool:
         """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
@@ -86,6 +93,24 @@ class Watch:
         if self.plateau and state["plateau_stalled"] >= self.plateau.patience:
             state.update(plateau_stalled=0, factor=max(self.plateau.final, state["factor"] * self.plateau.factor))
         return better
+
+    def lost(self, worth: float, step: int, warm: bool) -> int:
+        """For how many steps training, by its own ELBO or -loss, has been clearly worse than at its start, or has lost half of what it had
+        gained. Where it is just not better yet, it is on the plateau from which many runs begin."""
+        state, start = self.state, self.state["start"]
+        state["peak"] = max(worth, start, start if state["peak"] is None else state["peak"])
+        if not warm or worth > state["peak"] - max(0.5 * (state["peak"] - start), 1.0 + CLEAR * abs(start)):
+            state["sound"] = step
+        return step - state["sound"]
+
+    def go_back(self, step: int) -> None:
+        """Training begins anew at `step`, slower."""
+        self.state.update(returns=self.state["returns"] + 1, sound=step, stalled=0, plateau_stalled=0)
+
+    @property
+    def factor(self) -> float:
+        """Of the learning rate."""
+        return self.state["factor"] * SLOWER ** self.state["returns"]
 
     @property
     def stop(self) -> bool:
@@ -107,10 +132,7 @@ class Trainer:
             self.rate = Rate(options.learning_rate, options.warmup, options.decay, total)
             self.optimizer = make_optimizer(options, self.rate)
             self.optimizer.build(vae.trainable_variables)
-        if options.ema:
-            # Keras starts the averages at the first update, wherever the first step is skipped from zero: start them at the weights.
-            for average, weight in zip(self.optimizer._model_variables_moving_average, vae.trainable_variables, strict=True):
-                average.assign(as_array(weight))
+        self._start_averages()
         self.augment = data.augmentation(config.data)
         self.resident = self.group.copies(dataset.train) if records.in_memory(dataset.train) else None
         self.feed: data.Feed | None = None
@@ -118,10 +140,13 @@ class Trainer:
         self.steps_a_call, self.step = 1, 0
         self.called = (0, 0.0)  # steps and seconds of the last call of that many
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
+        self.skipped = 0  # updates, as far as they were looked into
         self.late = self.due = False  # whether the minutes are over, and whether a checkpoint is due: agreed by all workers
         self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
-        self.best = [as_array(weight) for weight in vae.weights]
+        self.first = self.best = [as_array(weight) for weight in vae.weights]
         self.history: list[dict] = []
+        self.incidents: list[dict] = []
+        self.tell = lambda incident: None
         self.seconds = {"choose": 0.0, "compile": 0.0, "wait": 0.0, "step": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
         self.began, self.earlier = time.perf_counter(), 0.0  # this piece of the run, and the seconds of those before
         self.saved, self.failures = self.began, 0  # the last checkpoint, and how often it failed since
@@ -129,6 +154,12 @@ class Trainer:
         self.calls, self.decisions = {}, []
         if config.devices.jit != "auto":
             self.compile(config.devices.jit)
+
+    def _start_averages(self) -> None:
+        """Keras starts them at the first update, wherever that is skipped from zero: start them at the weights."""
+        if self.config.optimizer.ema:
+            for average, weight in zip(self.optimizer._model_variables_moving_average, self.vae.trainable_variables, strict=True):
+                average.assign(as_array(weight))
 
     def compile(self, jit: str) -> None:
         """Make `call`, which trains many steps, as `jit` (config.Devices) says."""
@@ -234,7 +265,7 @@ class Trainer:
         else:
             self.seconds["compile"], self.compile_steps = elapsed, steps
         self.step += steps
-        self._check(metrics)
+        self._check()
         return metrics
 
     def agree(self, signal: int = 0) -> int:
@@ -274,16 +305,79 @@ class Trainer:
         order = data.order(self.config.seed, len(self.dataset.train), step * size, steps * size).reshape(steps, size)
         return order[:, self.group.worker * rows : (self.group.worker + 1) * rows]
 
-    def _check(self, metrics) -> None:
-        """Stop a run whose updates are all refused by the guard."""
-        in_a_row = int(self.vae.skipped_in_a_row.numpy())
-        if in_a_row >= SKIPS_IN_A_ROW or (metrics["skipped"] and self.config.stability.on_nonfinite == "abort"):
-            where = f"step {self.step}, {in_a_row} updates in a row were skipped"
-            raise self._refusal("the loss or its gradient is not finite", where)
+    def _check(self) -> None:
+        """Look into the updates that the guard has skipped since the last call; go back, or stop, where there are too many."""
+        guard = self.vae.guard
+        skipped, in_a_row = int(guard.skipped.numpy()), int(guard.in_a_row.numpy())
+        new = skipped - self.skipped
+        if not new:
+            return
+        self.skipped = skipped
+        steps = guard.latest.numpy()[-min(new, stability.LATEST) :].tolist()
+        for step in steps[-EXPLAINED:]:
+            self._note(step, "skipped", *self._explain(step))
+        if new > EXPLAINED:
+            self._note(self.step, "skipped", f"{new - EXPLAINED} more updates were skipped", {})
+        what, where = "the loss or its gradient is not finite", f"step {self.step}, {in_a_row} updates in a row were skipped"
+        if self.config.stability.on_nonfinite == "abort":
+            raise self._refusal(what, where)
+        if in_a_row >= SKIPS_IN_A_ROW:
+            self._recover(what, where)
+
+    def _explain(self, step: int) -> tuple[str, dict]:
+        """Why a step was skipped: its batch, made once more, scored with the weights of now. Which terms of the objective are not finite,
+        for which training records (of this worker); none, if only the gradient was not, or no longer is."""
+        rows = self._order(step, 1)[0][:EXAMINED]
+        seed = Seed.of(self.vae.seed, tf.constant(step, tf.int64), self.part * self.group.local * self.group.worker)
+        raw = self.augment(tf.constant(self.dataset.train[rows]), seed.fold("augment"))
+        batch = self.batch_for(self.dataset.modality.encode(raw, seed.fold("encode")))
+        terms = self.vae.objective(batch, self.vae.infer(batch, seed, samples=self.vae.objective.draws), tf.constant(step, tf.int64))
+        bad = {name: ~np.isfinite(np.broadcast_to(values, len(rows))) for name, values in terms.items()}
+        names, records = [name for name in bad if bad[name].any()], rows[np.logical_or.reduce([*bad.values()])][:8].tolist()
+        text = f"{', '.join(names)} of training records {', '.join(map(str, records))}" if names else "the gradient"
+        return f"update skipped, not finite: {text}", {"terms": names, "records": records}
+
+    def _note(self, step: int, what: str, text: str, figures: dict) -> None:
+        """Add to the incidents of the run, and tell."""
+        if len(self.incidents) < LISTED:
+            self.incidents.append({"step": step, "what": what, "text": text, "learning_rate": float(self.rate(step)), **figures})
+            self.tell(self.incidents[-1])
+
+    def _recover(self, what: str, where: str) -> None:
+        """Go back and on past these batches, or stop: as the policy says, and not for ever."""
+        if self.config.stability.on_nonfinite != "rewind" or self.watch.state["returns"] >= RETURNS:
+            raise self._refusal(what, where)
+        self.go_back(what)
+
+    def go_back(self, why: str) -> None:
+        """The weights that were best in validation, or those of the start, with a new optimizer and a tenth of the learning rate: for what
+        comes next, since the steps go on."""
+        state = self.watch.state
+        gained = state["best"] is not None and (state["start"] is None or state["best"] > state["start"])
+        for weight, value in zip(self.vae.weights, self.best if gained else self.first, strict=True):
+            weight.assign(value)
+        with self.group.scope():
+            fresh = make_optimizer(self.config.optimizer, self.rate)
+            fresh.build(self.vae.trainable_variables)
+        for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
+            if variable is not self.optimizer.iterations:
+                variable.assign(as_array(value))
+        self._start_averages()
+        self.vae.guard.in_a_row.assign(0)
+        self.vae.guard.skipped.assign(self.skipped)
+        self.vae.reset_metrics()
+        self.watch.go_back(self.step)
+        self.rate.plateau.assign(self.watch.factor)
+        to = state["best_step"] if gained else 0
+        text = f"{why}; back to the weights of step {to:,}, at a learning rate of {float(self.rate(self.step)):.2g} now"
+        self._note(self.step, "went back", text, {"to": to})
 
     def _refusal(self, what: str, where: str) -> Refusal:
         why = "the learning rate is too high for this model, or the data is badly scaled"
-        return Refusal("numerics", what, where, why, fix=f"--optimizer.learning-rate {self.config.optimizer.learning_rate / 10:g}")
+        if self.watch.state["returns"]:
+            where += f", after {self.watch.state['returns']} returns to the best weights"
+        fix = f"--optimizer.learning-rate {self.config.optimizer.learning_rate * SLOWER ** (self.watch.state['returns'] + 1):g}"
+        return Refusal("numerics", what, where, why, fix)
 
     @contextlib.contextmanager
     def averaged(self):
@@ -301,24 +395,41 @@ class Trainer:
             for weight, value in zip(weights, raw, strict=True):
                 weight.assign(value)
 
-    def validate(self, evaluator: evaluation.Evaluator, train: dict) -> dict:
-        """One validation of the averaged weights: keeps the best, counts patience, appends to the history."""
+    def worth(self, figures: dict) -> float:
+        """What decides which weights are better."""
+        return -figures["loss"] if self.decides == "loss" else figures["elbo"]
+
+    def look(self, evaluator: evaluation.Evaluator) -> dict:
+        """The figures of the model on the validation split."""
+        figures = evaluator.elbo("validation")
+        return figures | ({"loss": evaluator.loss("validation", self.batch_size)} if self.decides == "loss" else {})
+
+    def begin(self, evaluator: evaluation.Evaluator) -> None:
+        """What the untrained model is worth: training that is no better is lost."""
+        if self.config.stability.autopilot and self.watch.state["start"] is None:
+            started = time.perf_counter()
+            worth = self.worth(self.look(evaluator))
+            self.watch.state["start"] = worth if math.isfinite(worth) else -sys.float_info.max
+            self.seconds["evaluate"] += time.perf_counter() - started
+
+    def validate(self, evaluator: evaluation.Evaluator, train: dict) -> dict | None:
+        """One validation of the averaged weights: keeps the best, counts patience, appends to the history. None where it is not finite,
+        and the run goes back."""
         started = time.perf_counter()
         with self.averaged():
-            figures = evaluator.elbo("validation")
-            if self.decides == "loss":
-                figures["loss"] = evaluator.loss("validation", self.batch_size)
-            worth = -figures["loss"] if self.decides == "loss" else figures["elbo"]
-            if not math.isfinite(worth):
-                raise self._refusal(f"the validation {SAID[self.decides]} is not finite", f"step {self.step}")
+            figures = self.look(evaluator)
+            worth = self.worth(figures)
             sparse = pruning.end(self.vae)
             warm = self.vae.objective.warm(self.step) and self.step >= sparse
             if self.watch.state["best_step"] < sparse <= self.step:
                 self.watch.state["best"] = None  # of weights that are not as sparse as asked
             if self.watch.see(worth, self.step, warm):
                 self.best = [as_array(weight) for weight in self.vae.weights]
-        self.rate.plateau.assign(self.watch.state["factor"])
+        self.rate.plateau.assign(self.watch.factor)
         self.seconds["evaluate"] += time.perf_counter() - started
+        if not math.isfinite(worth):
+            self._recover(f"the validation {SAID[self.decides]} is not finite", f"step {self.step}")
+            return None
         line = {
             "step": self.step,
             "epoch": round(self.step * self.batch_size / len(self.dataset.train), 4),
@@ -327,8 +438,19 @@ class Trainer:
             "validation": figures,
         }
         self.history.append(line)
+        trained = int(self.vae.trackers["loss"].count.numpy())
         self.vae.reset_metrics()
+        if self.config.stability.autopilot and trained:
+            self._steer(self.worth(train), warm)
         return line
+
+    def _steer(self, worth: float, warm: bool) -> None:
+        """Go back if training has lost its way, which no single step shows."""
+        state, sign = self.watch.state, 1 if self.decides == "elbo" else -1
+        lost = self.watch.lost(worth, self.step, warm)
+        if lost >= max(LOST_STEPS, LOST_SHARE * self.total) and state["returns"] < RETURNS:
+            was = f"it was {sign * state['peak']:.2f} at best, {sign * state['start']:.2f} at the start"
+            self.go_back(f"for {lost:,} steps training is lost: its {SAID[self.decides]} is {sign * worth:.2f}, and {was}")
 
     def record(self, folder: Path, line: dict, console) -> None:
         """Append a validation to metrics.jsonl. If the disk is full, training goes on, and the file is written again later."""
@@ -354,6 +476,7 @@ class Trainer:
         """Commit a checkpoint; the chief does, for all."""
         started = time.perf_counter()
         state = {"step": self.step, "seconds": self.spent, "watch": self.watch.state, "history": self.history}
+        state["incidents"] = self.incidents
         if self.group.chief:
             with signals.commit():
                 runs.save_checkpoint(folder, self.step, self.arrays(), state)
@@ -384,8 +507,9 @@ class Trainer:
                 variable.assign(arrays[f"{group}/{number}"])
         self.best = [arrays[f"best/{number}"] for number in range(len(self.best))]
         self.step, self.history, self.watch.state = state["step"], state["history"], state["watch"]
+        self.incidents, self.skipped = state["incidents"], int(self.vae.guard.skipped.numpy())
         self.first_step, self.earlier = self.step, state["seconds"]
-        self.rate.plateau.assign(self.watch.state["factor"])
+        self.rate.plateau.assign(self.watch.factor)
         return True
 
     def _check_arrays(self, arrays: dict, folder: Path) -> None:
@@ -447,6 +571,15 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
     """Train to the end of the run: call, validate, record, keep the best, stop early, checkpoint. After a signal it is the end too."""
     chief, per_epoch = trainer.group.chief, len(trainer.dataset.train) / trainer.batch_size
     every = max(1, round(trainer.config.training.evaluate_every * per_epoch))
+
+    def tell(incident: dict) -> None:
+        console.log(f"step {incident['step']:,}: {incident['text']}")
+        with contextlib.suppress(Refusal):  # the disk is full: report.json will have it
+            if chief:
+                storage.append_line(folder / "incidents.jsonl", incident)
+
+    trainer.tell = tell
+    trainer.begin(evaluator)
     with console.training(trainer.total, trainer.step) as show, signals.deferred() as pending:
         sent = trainer.agree(pending() or 0)
         while not sent and not trainer.finished:
@@ -458,7 +591,7 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
             if trainer.step == boundary or trainer.late:
                 line = trainer.validate(evaluator, metrics)
                 list_bad_records(folder, trainer.dataset, trainer.group.worker)
-                if chief:
+                if chief and line:
                     trainer.record(folder, line, console)
                     board.scalars(line)
                     if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:

@@ -7,7 +7,6 @@ from keras_vae.errors import Refusal, nearest
 SMALL_IMAGES = {
     "data.batch_size": 256,
     "model.posterior": "Normal(size=50)",
-    "model.objective": "ELBO(warmup=2000)",
     "optimizer.learning_rate": 2e-3,
     "optimizer.warmup": 500,
     "optimizer.ema": 0.999,
@@ -17,7 +16,6 @@ SMALL_IMAGES = {
 COLOUR_IMAGES = {
     "data.batch_size": 128,
     "model.posterior": "Normal(size=128)",
-    "model.objective": "ELBO(warmup=2000)",
     "optimizer.warmup": 500,
     "optimizer.ema": 0.999,
     "training.epochs": 50.0,
@@ -40,7 +38,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "data.batch_size": 8,
         "data.augment": "Flip",
         "model.posterior": "Normal(size=64)",
-        "model.objective": "ELBO(warmup=2000)",
         "optimizer.learning_rate": 5e-4,
         "optimizer.warmup": 500,
         "optimizer.ema": 0.999,

@@ -35,6 +35,7 @@ FREE = (
     "devices.strategy",
     "devices.virtual",
     "optimizer.accumulate",
+    "stability.on_nonfinite",
 )
 
 

@@ -3,15 +3,62 @@
 import contextlib
 import math
 
+import keras
 import tensorflow as tf
 
+LATEST = 16  # skipped steps whose numbers are remembered
+MEMORY = 50  # steps over which the usual norm is averaged
+UNUSUAL = 3.0  # spreads from the usual norm beyond which a step moves it no further
+MARGIN, LEAST_SPREAD = 6.0, 0.1  # a gradient is clipped so many spreads above the usual norm
 
-def clip(gradients, norm: float):
-    """Gradients scaled so that their global norm is at most `norm` (0 = never), and the norm before."""
+
+@keras.saving.register_keras_serializable("keras_vae")
+class Guard(keras.layers.Layer):
+    """What the steps so far say of the next one: which norm of the gradient is usual, and which updates were skipped.
+
+    The usual norm is exp(m), its spread s: with d = log norm - m, at most 3 s to either side, m += a d and s += a (|d| - s) at each
+    step, a = 1 / t and in the long run 1/50. A gradient longer than exp(m + 6 s) is scaled down to that. The limit cannot shut a run
+    out, as a fixed one can: norms that are large for good widen s by 4 % a step until they pass.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+        def state(name, dtype, initializer="zeros", shape=()):
+            return self.add_weight(shape=shape, name=name, dtype=dtype, initializer=initializer, trainable=False)
+
+        self.steps = state("steps", "int32")
+        self.level = state("level", "float32")
+        self.spread = state("spread", "float32", "ones")
+        self.skipped = state("skipped", "int32")
+        self.in_a_row = state("in_a_row", "int32")
+        self.latest = state("latest", "int64", shape=(LATEST,))
+        self.built = True
+
+    def limit(self) -> tf.Tensor:
+        """The longest gradient that passes as it is; no limit before the first step."""
+        limit = tf.exp(self.level + MARGIN * tf.maximum(LEAST_SPREAD, self.spread))
+        return tf.where(self.steps > 0, limit, math.inf)
+
+    def update(self, healthy, norm, step) -> None:
+        """Take note of one step, of its gradient's norm before it was clipped."""
+        first, seen = self.steps == 0, self.steps + tf.cast(healthy, tf.int32)
+        share = 1.0 / tf.cast(tf.clip_by_value(seen, 1, MEMORY), tf.float32)
+        apart = tf.math.log(tf.maximum(norm, 1e-30)) - self.level
+        apart = tf.where(first, apart, tf.clip_by_value(apart, -UNUSUAL * self.spread, UNUSUAL * self.spread))
+        spread = tf.where(first, 1.0, self.spread + share * (tf.abs(apart) - self.spread))
+        self.spread.assign(tf.where(healthy, spread, self.spread))
+        self.level.assign(tf.where(healthy, self.level + share * apart, self.level))
+        self.steps.assign(seen)
+        self.in_a_row.assign(tf.where(healthy, 0, self.in_a_row + 1))
+        self.skipped.assign(self.skipped + tf.cast(~healthy, tf.int32))
+        self.latest.assign(tf.where(healthy, self.latest, tf.concat([self.latest[1:], tf.cast(step, tf.int64)[None]], 0)))
+
+
+def clip(gradients, limit):
+    """Gradients scaled so that their global norm is at most `limit`, and the norm before."""
     found = global_norm(gradients)
-    if not norm:
-        return gradients, found
-    scale = tf.minimum(1.0, norm / tf.maximum(found, 1e-30))
+    scale = tf.minimum(1.0, limit / tf.maximum(found, 1e-30))
     return [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients], found
 
 

@@ -85,6 +85,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
     board = report.Board(folder / "events") if group.chief else None
     if group.chief:
         storage.write(folder / "metrics.jsonl", storage.lines(trainer.history))
+        storage.write(folder / "incidents.jsonl", storage.lines(trainer.incidents))
     loop.fit(trainer, evaluator, folder, board, console)
     if group.chief:
         finish(trainer, folder, board, console, card, {"data": data_seconds}, started)
@@ -182,6 +183,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "test": test,
         "references": references,
         "symptoms": seen,
+        "incidents": trainer.incidents,
         "train": {
             "steps": trainer.step,
             "best_step": best_step,

@@ -47,11 +47,11 @@ class VAE(keras.Model):
             setattr(self, kind, components.make(kind, part))
         self.check_parts()
         self.seed = seed
-        self.clip_norm = 0.0
+        self.clip_norm = None
         self.accumulate = 1
         self.trackers = {name: metrics.Mean(name) for name in self.objective.terms}
-        self.skipped = metrics.Sum("skipped")
-        self.skipped_in_a_row = self.add_weight(name="skipped_in_a_row", dtype="int32", initializer="zeros", trainable=False)
+        self.clipped, self.skipped = metrics.Sum("clipped"), metrics.Sum("skipped")
+        self.guard = stability.Guard()
 
     def check_parts(self) -> None:
         """`Refusal` (usage) if the parts make no sense together."""
@@ -171,16 +171,17 @@ class VAE(keras.Model):
         first, count = batch.pop("place", None) or devices.place(tf.shape(batch["x"])[0])
         before = [tf.convert_to_tensor(variable) for variable in self.moving]
         parts = self.compiled_gradients(batch, Seed.of(self.seed, step, row=first), step, count)
-        devices.update(self.compiled_update, devices.total(parts), (count, before), self.skipped_in_a_row)
+        devices.update(self.compiled_update, devices.total(parts), (count, before), self.guard.in_a_row)
         return self.get_metrics_result()
 
     def update(self, parts, constants) -> None:
         """Clip, guard, apply: what the sums over all replicas make of the weights, on one of them. A step that is skipped counts all the
         same: else the same batch and noise would come again for ever."""
         (gradients, loss, terms, statistics), (count, before) = parts, constants
-        gradients, norm = stability.clip(gradients, self.clip_norm)
-        healthy = stability.healthy(loss, norm)
-        phases = self.objective.phases(tf.convert_to_tensor(self.optimizer.iterations))
+        limit = self.guard.limit() if self.clip_norm is None else self.clip_norm or math.inf
+        gradients, norm = stability.clip(gradients, limit)
+        healthy, step = stability.healthy(loss, norm), tf.convert_to_tensor(self.optimizer.iterations)
+        phases = self.objective.phases(step)
         held = [~phases[kind] if (kind := self.part_of(weight)) in phases else None for weight in self.trainable_weights] if phases else []
         with pruning.around(self), stability.only_if(healthy, self.optimizer, self.trainable_weights, held):
             self.optimizer.apply(gradients, self.trainable_weights)
@@ -190,8 +191,9 @@ class VAE(keras.Model):
             tracker.update_state(terms[name], count)
         for variable, value in zip(self.moving, before, strict=True):
             variable.assign(tf.where(healthy, variable, value))
+        self.guard.update(healthy, norm, step)
+        self.clipped.update_state(tf.cast(healthy & (norm > limit), tf.float32))
         self.skipped.update_state(tf.cast(~healthy, tf.float32))
-        self.skipped_in_a_row.assign(tf.where(healthy, 0, self.skipped_in_a_row + 1))
 
     def part_of(self, weight) -> str:
         """The kind of the part a weight belongs to."""
@@ -200,7 +202,8 @@ class VAE(keras.Model):
     @property
     def moving(self) -> list:
         """What follows the data without a gradient: running statistics and the metrics."""
-        weights = [weight for weight in self.non_trainable_weights if weight is not self.skipped_in_a_row]
+        guard = {id(weight) for weight in self.guard.weights}
+        weights = [weight for weight in self.non_trainable_weights if id(weight) not in guard]
         return weights + [variable for tracker in self.trackers.values() for variable in tracker.variables]
 
     def test_step(self, data) -> dict:
@@ -346,8 +349,9 @@ class VAE(keras.Model):
     def build_decoder(self, z_shape) -> None:
         self.decoder.build(z_shape)
 
-    def compile(self, optimizer="adam", clip_norm: float = 0.0, accumulate: int = 1, jit_compile="update", **kwargs):
-        """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (0 = never); `accumulate`: work
+    def compile(self, optimizer="adam", clip_norm: float | None = None, accumulate: int = 1, jit_compile="update", **kwargs):
+        """`optimizer`: a Keras optimizer or its name; `clip_norm`: clip the gradient to this global norm (None = well above what has
+        been usual, see `stability.Guard`; 0 = never); `accumulate`: work
         each batch off in so many parts, for memory; `jit_compile`: what XLA compiles, "update" (what follows the gradient), True (all of
         the step, except the reduction over several replicas) or False (nothing)."""
         if kwargs.get("loss") is not None:
@@ -367,11 +371,12 @@ class VAE(keras.Model):
             jit_compile = "update"
         if jit_compile == "update" and kwargs.get("run_eagerly"):  # to look at each operation
             jit_compile = False
-        if accumulate != int(accumulate) or accumulate < 1 or not clip_norm >= 0.0:
+        if accumulate != int(accumulate) or accumulate < 1 or not (clip_norm is None or clip_norm >= 0.0):
             raise ValueError(f"accumulate={accumulate} must be 1, 2, ..., and clip_norm={clip_norm} at least 0")
         if accumulate > 1 and self.couples:
             raise ValueError(f"accumulate={accumulate} would change the result: {', '.join(self.couples)} looks at the batch as a whole")
-        self.clip_norm, self.accumulate, self.compiled_with = float(clip_norm), int(accumulate), jit_compile
+        clip_norm = None if clip_norm is None else float(clip_norm)
+        self.clip_norm, self.accumulate, self.compiled_with = clip_norm, int(accumulate), jit_compile
         gradients = self.accumulated if accumulate > 1 else self.gradients
         inner = jit_compile is True and devices.stepping_out()
         compiled = inner and not self.couples  # no reduction may be inside what XLA compiles
@@ -399,7 +404,7 @@ class VAE(keras.Model):
 
     @property
     def metrics(self):
-        return [*self.trackers.values(), self.skipped]
+        return [*self.trackers.values(), self.clipped, self.skipped]
 
     def get_config(self):
         parts = {kind: components.describe(getattr(self, kind)) for kind in PARTS}

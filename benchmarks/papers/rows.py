@@ -80,7 +80,7 @@ ROWS = {
             *("--model.decoder", "PixelCNN(widths=(16,), features=256, layers=1, channels=32, reach=4)"),
             *("--model.posterior", "Normal(size=32)", "--model.objective", "ELBO(warmup=3000)"),
             *("--data.batch-size", "100", "--optimizer.learning-rate", "2e-3", "--optimizer.warmup", "500", "--optimizer.ema", "0.999"),
-            *("--training.epochs", "100", "--training.minutes", "55"),
+            *("--training.epochs", "80", "--training.minutes", "55"),
         ),
         samples=200,
     ),
