@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-STEPS, WIDTH, FIRST_POISONED, POISONED = 2000, 128, 700, 1
+STEPS, WIDTH, FIRST_POISONED, POISONED = 3000, 128, 700, 1
 RATES, BATCHES = (1e-4, 1e-3, 1e-2, 1e-1), (8, 64, 512)
 RESULTS = Path(__file__).with_suffix(".jsonl")
 
