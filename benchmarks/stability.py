@@ -1,11 +1,13 @@
 """A grid of settings, reasonable or not, trained by four arms: what share ends finite, and how far from the best of its kind.
 
     python benchmarks/stability.py run ARM [--part 0/2] [--only GROUP]   an arm's runs, kept in stability.jsonl
-    python benchmarks/stability.py page > benchmarks/stability.md
+    python benchmarks/stability.py page     what they say, as tables
+    python benchmarks/stability.py overhead [--pairs 15]   what guards add to a step, timed in turns
 
 ARM: ours (as `train.py` trains), unguarded (the same without guards, clipping and autopilot), keras (a VAE as tutorials write it:
 exp(log-variance), ReLU, Adam, `fit`), pythae (its VAE and BaseTrainer; it has a Bernoulli likelihood and no learned sigma, so half of the
-settings; needs an environment of its own). Runs that are kept already are not repeated.
+settings; needs an environment of its own); or ours without one mechanism, on the settings with a batch of 64: without-MECHANISM, of
+MECHANISMS. Runs that are kept already are not repeated.
 
 Every run makes STEPS updates on scikit-learn's digits; the ELBO is that of the test split, one draw of z a record, of the model that the
 arm hands over at its end. regret = (best - ELBO) / (best - per-pixel model), where best is the highest ELBO of any arm on the same
@@ -89,11 +91,14 @@ def records(group: Group) -> dict[str, np.ndarray]:
 # ---- ours
 
 
-def ours(setting: Setting, guarded: bool = True) -> dict:
-    """A run by the trainer, without report and export."""
+MECHANISMS = ("guard", "clip", "return", "kl-warmup", "rate-warmup", "bound", "style", "start")
+
+
+def ours(setting: Setting, *off: str) -> dict:
+    """A run by the trainer, without report and export, and without the mechanisms named."""
     import tensorflow as tf
 
-    from keras_vae import choices, config, data, devices, evaluation, loop, runs, training
+    from keras_vae import choices, config, data, devices, evaluation, likelihoods, loop, runs, stability, training
     from keras_vae.errors import Refusal
     from keras_vae.modalities.images import Images
 
@@ -123,8 +128,25 @@ def ours(setting: Setting, guarded: bool = True) -> dict:
         "training.evaluate_every": 50 * min(setting.batch, len(x["train"])) / len(x["train"]),
         "training.checkpoint_every": 1e6,
         "devices.jit": "on",
-        **({} if guarded else {"optimizer.clip_norm": 0.0, "stability.autopilot": False, "stability.on_nonfinite": "skip"}),
     }
+    if "guard" in off:
+        stability.healthy = lambda loss, norm: tf.constant(True)
+    if "clip" in off:
+        options["optimizer.clip_norm"] = 0.0
+    if "return" in off:
+        options |= {"stability.autopilot": False, "stability.on_nonfinite": "skip", "model.objective": f"ELBO(warmup={STEPS // 10})"}
+    if "kl-warmup" in off:
+        options["model.objective"] = "ELBO()"
+    if "rate-warmup" in off:
+        options["optimizer.warmup"] = 0
+    if "bound" in off:
+        options["model.posterior"] = f"Normal(size={group.latent}, limit=1e6)"
+    if "style" in off:
+        options |= dict.fromkeys(("model.encoder", "model.decoder"), f"Dense(widths={(WIDTH,) * group.depth})")
+    if "start" in off:
+        for kind in vars(likelihoods).values():
+            if isinstance(kind, type) and "adapt" in vars(kind):
+                kind.adapt = lambda self, x: None
     chosen = config.Config()
     for path, value in options.items():
         chosen = config.override(chosen, path, value)
@@ -145,16 +167,6 @@ def ours(setting: Setting, guarded: bool = True) -> dict:
     incidents = [(incident["step"], incident["what"]) for incident in trainer.incidents]
     per_pixel = evaluator.references("test")["per_pixel_log_likelihood"]
     return {"elbo": evaluator.elbo("test")["elbo"], "per_pixel": per_pixel, "incidents": incidents}
-
-
-def unguarded(setting: Setting) -> dict:
-    """Ours, every update applied whatever it is."""
-    import tensorflow as tf
-
-    from keras_vae import stability
-
-    stability.healthy = lambda loss, norm: tf.constant(True)
-    return ours(setting, guarded=False)
 
 
 class Silent:
@@ -296,7 +308,12 @@ def pythae(setting: Setting) -> dict:
     return {"elbo": -float(np.mean(losses))}
 
 
+def unguarded(setting: Setting) -> dict:
+    return ours(setting, "guard", "clip", "return")
+
+
 ARMS = {"ours": ours, "unguarded": unguarded, "keras": keras, "pythae": pythae}
+ABLATIONS = {f"without-{name}": lambda setting, name=name: ours(setting, name) for name in MECHANISMS}
 
 
 # ---- runs and what they say
@@ -311,15 +328,54 @@ def run(arm: str, part: str, only: int | None) -> None:
     number, parts = map(int, part.split("/"))
     for setting in GRID[number::parts]:
         key = (arm, setting.group.name, setting.rate, setting.batch)
-        if key in kept() or (only is not None and setting.group is not GROUPS[only]):
+        if key in kept() or (only is not None and setting.group is not GROUPS[only]) or (arm in ABLATIONS and setting.batch != 64):
             continue
         started = time.perf_counter()
-        found = ARMS[arm](setting)
+        found = (ARMS | ABLATIONS)[arm](setting)
         found = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in found.items()}
         line = dict(zip(("arm", "group", "rate", "batch"), key, strict=True)) | found | {"seconds": round(time.perf_counter() - started, 1)}
         with RESULTS.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
+
+
+def overhead(pairs: int) -> None:
+    """Two trainers in one process, one without clipping, decision and memory of the norm; calls of each in turns."""
+    import tensorflow as tf
+
+    from keras_vae import choices, config, data, devices, loop, stability, training
+    from keras_vae.modalities.images import Images
+
+    raw = np.random.default_rng(0).integers(0, 256, (10000, 28, 28, 1)).astype("uint8")
+    dataset = data.Dataset("noise", Images((28, 28, 1), binarize="dynamic"), raw, raw[:100], raw[:100])
+    ours = stability.Guard.update, stability.Guard.limit, stability.healthy
+    none = lambda *_: None, lambda _: math.inf, lambda loss, norm: tf.constant(True)
+
+    def trainer(guards) -> loop.Trainer:
+        chosen = config.Config()
+        network = "Dense(widths=(512, 512), normalization='layer')"
+        options = {"model.encoder": network, "model.decoder": network, "data.batch_size": 128, "devices.jit": "on", "training.steps": 10**6}
+        for path, value in options.items():
+            chosen = config.override(chosen, path, value)
+        stability.Guard.update, stability.Guard.limit, stability.healthy = guards
+        made = training.prepare(choices.resolve(chosen, dataset, 1)[0], dataset, devices.Group())
+        made.advance(made.total)  # compiles
+        made.steps_a_call = 100
+        return made
+
+    arms, seconds = [trainer(ours), trainer(none)], []
+    for _ in range(pairs):
+        row = []
+        for arm in arms:
+            arm.advance(arm.total)
+            row.append(arm.called[1] / arm.called[0])
+        seconds.append(row)
+    ratios = sorted(with_guards / without for with_guards, without in seconds)
+    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    step = 1e3 * statistics.median(with_guards for with_guards, _ in seconds)
+    print(
+        f"{step:.2f} ms a step with guards; ratio to the step without: median {statistics.median(ratios):.3f}, middle half {low:.3f} to {high:.3f}"
+    )
 
 
 def page() -> str:
@@ -346,6 +402,17 @@ def page() -> str:
         cells = [arm, len(mine), f"{finite:.0%}", f"{statistics.mean(low):.0%}"]
         cells += [f"{statistics.mean(regret(line) <= 0.1 for line in mine):.0%}", f"{statistics.median(map(regret, mine)):.2f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += [
+        "",
+        "| ours, batch 64 | finite | mean regret, at most 2, by rate: " + ", ".join(map("{:g}".format, RATES)) + " |",
+        "| --- " * 3 + "|",
+    ]
+    for arm in ("ours", *ABLATIONS):
+        mine = [line for (name, _, _, batch), line in found.items() if name == arm and batch == 64]
+        if mine:
+            finite = sum(line.get("elbo") is not None for line in mine)
+            means = [statistics.mean(min(2.0, regret(line)) for line in mine if line["rate"] == rate) for rate in RATES]
+            lines.append(f"| {arm} | {finite} of {len(mine)} | {', '.join(map('{:.2f}'.format, means))} |")
     for arm in ARMS:
         lines += ["", f"Regret, {arm}:", ""]
         columns = [(rate, batch) for rate in RATES for batch in BATCHES]
@@ -360,12 +427,15 @@ def page() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "page"])
-    parser.add_argument("arm", choices=ARMS, nargs="?")
+    parser.add_argument("what", choices=["run", "page", "overhead"])
+    parser.add_argument("arm", choices=ARMS | ABLATIONS, nargs="?")
     parser.add_argument("--part", default="0/1", help="0/2 and 1/2 share an arm between two processes")
     parser.add_argument("--only", type=int, help="the number of one group")
+    parser.add_argument("--pairs", type=int, default=15)
     options = parser.parse_args()
-    if options.what == "page":
+    if options.what == "overhead":
+        overhead(options.pairs)
+    elif options.what == "page":
         sys.stdout.write(page())
     else:
         run(options.arm, options.part, options.only)

@@ -264,7 +264,9 @@ def findings(run: Result) -> Markup:
     for finding in diagnosis.diagnose(run.report, run.history):
         word = tag("strong", finding.name, class_="bad" if finding.problem else "good" if finding is diagnosis.HEALTHY else None)
         lines.append(tag("li", word, ": ", finding.text, ["; try ", tag("code", finding.fix)] if finding.fix else None))
-    return tag("ul", lines, class_="plain") if lines else hint("This run was not examined.")
+    incidents = [tag("li", f"step {step:,}: {text}") for step, _, text in run.report["incidents"]]
+    happened = [hint("What happened on the way:"), tag("ul", incidents, class_="plain")] if incidents else None
+    return tag("div", tag("ul", lines, class_="plain") if lines else hint("This run was not examined."), happened)
 
 
 def differences(runs: list[Result], called: list[str]) -> Markup:
