@@ -373,9 +373,7 @@ def overhead(pairs: int) -> None:
     ratios = sorted(with_guards / without for with_guards, without in seconds)
     low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
     step = 1e3 * statistics.median(with_guards for with_guards, _ in seconds)
-    print(
-        f"{step:.2f} ms a step with guards; ratio to the step without: median {statistics.median(ratios):.3f}, middle half {low:.3f} to {high:.3f}"
-    )
+    print(f"{step:.2f} ms a step with guards; beside one without {statistics.median(ratios):.3f} (middle half {low:.3f} to {high:.3f})")
 
 
 def page() -> str:

@@ -1,0 +1,112 @@
+"""Is the diagnosis right? Runs that are made to suffer from one thing, by options alone, and what is said of each.
+
+    python benchmarks/diagnosis.py digits [--seed 0]     20 runs on scikit-learn's digits, looked at while thresholds were chosen
+    python benchmarks/diagnosis.py mnist --seed 100      20 runs on 4,000 images of MNIST (TensorFlow Datasets), which were not
+
+A run counts as right if what ails it is among the problems and remarks found, and a healthy one if no problem is found. Continues where it
+was cut: finished runs are read.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from keras_vae import diagnosis, folders
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = "python:diagnosis"
+
+
+def objective(text):
+    return ("--model.objective", text)
+
+
+def likelihood(text):
+    return ("--model.likelihood", text)
+
+
+PIXELS = ("--model.encoder", "Dense(widths=(256,))", "--model.decoder", "PixelCNN(widths=(8,), features=32, layers=2, channels=32)")
+# (what ails it, options); the data is that of the set, unless the options name another source.
+RUNS = [
+    ("healthy", ()),
+    ("healthy", ("--optimizer.learning-rate", "2e-3")),
+    ("healthy", ("--model.posterior", "Normal(size=8)", "--optimizer.ema", "0.99")),
+    ("healthy", objective("ELBO(warmup=300)")),
+    ("posterior collapse", objective("ELBO(beta=30.0)")),
+    ("posterior collapse", objective("ELBO(beta=100.0, warmup=200)")),
+    ("posterior collapse", (*objective("ELBO(beta=60.0)"), *likelihood("Normal(sigma=1.0)"))),
+    ("idle units", ("--model.posterior", "Normal(size=96)")),
+    ("idle units", ("--model.posterior", "Normal(size=160)", *objective("ELBO(warmup=100)"))),
+    ("overfitted", ("--data.source", "few", "--training.steps", "1500")),
+    ("overfitted", ("--data.source", "few", "--training.steps", "1500", "--model.posterior", "Normal(size=64)")),
+    ("overfitted", ("--data.source", "few", "--training.steps", "1000", "--optimizer.learning-rate", "2e-3")),
+    ("undertrained", ("--training.steps", "60", "--training.evaluate-every", "0.5")),
+    ("undertrained", ("--optimizer.learning-rate", "2e-5", "--training.steps", "600")),
+    ("sigma at its floor", likelihood("Normal(sigma='learned', floor=0.3)")),
+    ("sigma at its floor", likelihood("Normal(sigma='optimal', floor=0.25)")),
+    ("likelihood misfit", likelihood("Normal(sigma=1.0)")),
+    ("likelihood misfit", likelihood("Normal(sigma=0.01)")),
+    ("decoder ignores z", (*PIXELS, *objective("ELBO(free_bits=1.0)"), "--training.steps", "600")),
+    ("decoder ignores z", (*PIXELS, *objective("ELBO(free_bits=0.6)"), "--training.steps", "600", "--model.posterior", "Normal(size=8)")),
+]
+
+
+def digits() -> np.ndarray:
+    from sklearn.datasets import load_digits
+
+    return (load_digits().images / 16.0).astype("float32")
+
+
+def few_digits() -> np.ndarray:
+    return digits()[:150]
+
+
+def mnist() -> np.ndarray:
+    import tensorflow_datasets as tfds
+
+    images = tfds.as_numpy(tfds.load("mnist", split="train[:4000]", batch_size=-1, shuffle_files=False))["image"]
+    return (images[..., 0] / 255.0).astype("float32")
+
+
+def few_mnist() -> np.ndarray:
+    return mnist()[:300]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=["digits", "mnist"])
+    parser.add_argument("--seed", type=int, default=0)
+    options, rest = parser.parse_known_args()
+    right = 0
+    print("| what ails it | options | said | right |\n| --- | --- | --- | --- |")
+    for number, (expected, given) in enumerate(RUNS):
+        source = f"{HERE}:{options.set}"
+        if "few" in given:
+            at = given.index("--data.source")
+            given, source = (*given[:at], *given[at + 2 :]), f"{HERE}:few_{options.set}"
+        name = f"diagnosis-{options.set}-{options.seed}-{number}"
+        command = [sys.executable, str(ROOT / "train.py"), "--name", name, "--seed", str(options.seed + number), "--data.source", source]
+        command += ["--evaluation.samples", "10", *given, *rest]
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        with open(f"{name}.log", "w") as log:
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log)
+        found = folders.read(Path("saved_models", name))
+        findings = diagnosis.diagnose(found.report, found.history)
+        problems = [finding.name for finding in findings if finding.problem]
+        names = [finding.name for finding in findings]
+        good = not problems if expected == "healthy" else expected in names
+        right += good
+        shown = " ".join(given).replace("--model.", "").replace("--training.", "").replace("--optimizer.", "")
+        print(f"| {expected} | {shown or 'defaults'} | {', '.join(names)} | {'yes' if good else 'NO'} |", flush=True)
+        with open(f"diagnosis-{options.set}-{options.seed}.jsonl", "a") as file:
+            file.write(json.dumps({"run": number, "expected": expected, "found": names, "report": found.report["symptoms"]}) + "\n")
+    print(f"\n{right} of {len(RUNS)} right")
+
+
+if __name__ == "__main__":
+    main()
