@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import json
 import math
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -134,7 +135,7 @@ def ours(setting: Setting, *off: str) -> dict:
     if "clip" in off:
         options["optimizer.clip_norm"] = 0.0
     if "return" in off:
-        options |= {"stability.autopilot": False, "stability.on_nonfinite": "skip", "model.objective": f"ELBO(warmup={STEPS // 10})"}
+        options |= {"stability.autopilot": "off", "stability.on_nonfinite": "skip", "model.objective": f"ELBO(warmup={STEPS // 10})"}
     if "kl-warmup" in off:
         options["model.objective"] = "ELBO()"
     if "rate-warmup" in off:
@@ -324,19 +325,25 @@ def kept() -> dict[tuple, dict]:
     return {(line["arm"], line["group"], line["rate"], line["batch"]): line for line in lines}
 
 
+def one(arm: str, number: int) -> dict:
+    """A run of the grid, in a process that ends after a few: TensorFlow keeps all that it ever compiled."""
+    started = time.perf_counter()
+    found = (ARMS | ABLATIONS)[arm](GRID[number])
+    found = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in found.items()}
+    return found | {"seconds": round(time.perf_counter() - started, 1)}
+
+
 def run(arm: str, part: str, only: int | None) -> None:
-    number, parts = map(int, part.split("/"))
-    for setting in GRID[number::parts]:
-        key = (arm, setting.group.name, setting.rate, setting.batch)
-        if key in kept() or (only is not None and setting.group is not GROUPS[only]) or (arm in ABLATIONS and setting.batch != 64):
-            continue
-        started = time.perf_counter()
-        found = (ARMS | ABLATIONS)[arm](setting)
-        found = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in found.items()}
-        line = dict(zip(("arm", "group", "rate", "batch"), key, strict=True)) | found | {"seconds": round(time.perf_counter() - started, 1)}
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(line, flush=True)
+    share, parts = map(int, part.split("/"))
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=6) as pool:
+        for number, setting in list(enumerate(GRID))[share::parts]:
+            key = (arm, setting.group.name, setting.rate, setting.batch)
+            if key in kept() or (only is not None and setting.group is not GROUPS[only]) or (arm in ABLATIONS and setting.batch != 64):
+                continue
+            line = dict(zip(("arm", "group", "rate", "batch"), key, strict=True)) | pool.apply(one, (arm, number))
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(line, flush=True)
 
 
 def overhead(pairs: int) -> None:

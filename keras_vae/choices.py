@@ -66,7 +66,7 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
         config = override(config, path, value)
     if config.model.objective == "auto":
-        warmup = round(WARMUP * total_steps(config, len(dataset.train))) if config.stability.autopilot else 0
+        warmup = round(WARMUP * total_steps(config, len(dataset.train))) if config.stability.autopilot == "on" else 0
         text, why = (f"ELBO(warmup={warmup})", "the KL term rises over a tenth of the run") if warmup else ("ELBO()", "the exact bound")
         decisions.append(("objective", f"{text}  ({why})"))
         config = override(config, "model.objective", text)

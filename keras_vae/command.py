@@ -5,6 +5,7 @@ import ast
 import contextlib
 import functools
 import io
+import itertools
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from keras_vae import components, environment, presets, signals, storage
 from keras_vae.config import Config, check, check_precision, flatten, named, override, read, to_json
@@ -38,6 +40,26 @@ class Command(Config):
     debug: bool = False  # show the traceback of an error
 
 
+@dataclass(frozen=True)
+class TuneCommand(Command):
+    """Search for better settings of a variational autoencoder.
+
+    python tune.py [PRESET ...] [--trials N] [--minutes M] [--search "PATH=VALUES"] [any option of train.py]
+
+    Searches layers and their widths, latent size, batch size, optimizer, learning rate and its decay, and the weight of the KL term;
+    options that are given are not searched. The same command again goes on with a search that was cut.
+    """
+
+    trials: int | None = None  # how many settings are tried; None = 30, or as many as --minutes allow
+    minutes: float | None = None  # after which no new trial begins, over all pieces of the search
+    method: Literal["bayesian", "hyperband", "random", "grid"] = "bayesian"
+    search: tuple[str, ...] = ()  # PATH=LOW..HIGH, PATH=LOW..HIGH:log or PATH=A|B, repeatable: searched instead of the default space
+    space: Path | None = None  # the same from a JSON file, {PATH: VALUES}
+    objective: str = "elbo"  # of the validation split: elbo or log_likelihood; and, after a comma, parameters, seconds or latency
+    workers: int = 1  # processes of this machine that try settings beside one another
+    confirm: int = 0  # train the five best with so many further seeds
+
+
 class Words(argparse.ArgumentParser):
     """Takes the words it knows out of a command line; a mistake is a `Refusal` (usage)."""
 
@@ -48,8 +70,8 @@ class Words(argparse.ArgumentParser):
         raise Refusal("usage", message, fix="--help shows all options")
 
 
-def parse(arguments: list[str]) -> Command:
-    """The command of a command line; leaves the program for --help, and with `Refusal` (usage) for a mistake."""
+def parse(arguments: list[str], kind: type = Command) -> Command:
+    """The command, of that kind, of a command line; leaves the program for --help, and with `Refusal` (usage) for a mistake."""
     names = list(_until_flag(arguments))
     start = Words()
     start.add_argument("--config")
@@ -63,8 +85,8 @@ def parse(arguments: list[str]) -> Command:
         config = given
     for setting in known.set:
         config = override(config, *_setting(setting))
-    default = Command(**{item.name: getattr(config, item.name) for item in fields(Config)}, set=tuple(known.set))
-    default = Command(**{**vars(default), "config": None if known.config is None else Path(known.config)})
+    default = kind(**{item.name: getattr(config, item.name) for item in fields(Config)}, set=tuple(known.set))
+    default = kind(**{**vars(default), "config": None if known.config is None else Path(known.config)})
     check(config)
     command = _typed(default, flags)
     check(plain(command))
@@ -175,10 +197,18 @@ def _typed(default: Command, flags: list[str]) -> Command:
     words.add_argument("--devices.precision", dest="precision")
     check_precision(words.parse_known_args(flags)[0].precision)
     options = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)
-    return brief(lambda: tyro.cli(Command, args=flags, default=default, prog="train.py", config=options), flags, FLAGS)
+    program, known = PROGRAMS[type(default)], ["--" + path.replace("_", "-") for path in flatten(default)]
+    return brief(lambda: tyro.cli(type(default), args=flags, default=default, prog=program, config=options), flags, known)
 
 
-FLAGS = ["--" + path.replace("_", "-") for path in flatten(Command())]
+PROGRAMS = {Command: "train.py", TuneCommand: "tune.py"}
+
+
+def given(arguments: list[str]) -> set[str]:
+    """The options that a command line names, as paths; for one inside a component, the component."""
+    words = [word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--")]
+    words += [after.partition("=")[0].replace("-", "_") for word, after in itertools.pairwise(arguments) if word == "--set"]
+    return {".".join(word.split(".")[:2]) for word in words}
 
 
 def brief(call, arguments: list[str], flags=()):

@@ -74,12 +74,12 @@ def parse(text: str, where: str = "") -> tuple[str, dict]:
     return prefix + colon + node.func.id, options
 
 
-def split(text: str) -> list[str]:
-    """The components of a list: "Flip, Shift(pixels=2)" -> ["Flip", "Shift(pixels=2)"]."""
+def split(text: str, at: str = ",") -> list[str]:
+    """The components of a list: "Flip, Shift(pixels=2)" -> ["Flip", "Shift(pixels=2)"]; `at`: the letter between them."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
-        if letter == "," and depth == 0:
+        if letter == at and depth == 0:
             parts.append("")
         else:
             parts[-1] += letter

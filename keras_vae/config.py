@@ -57,6 +57,7 @@ class Optimizer:
     learning_rate: float | None = None  # None = 1e-3, or 5e-4 for networks that start at PCA: faster steps would undo it
     warmup: int = 100  # steps
     decay: str = "Cosine()"
+    decay_share: float = 1.0  # of the run, after which the rate stays where the decay ends
     clip_norm: float | None = None  # on the global norm of the mean gradient; None = well above what has been usual; 0 = off
     weight_decay: float = 0.0  # decoupled; kernels only
     accumulate: int = 1  # work each batch off in so many parts: less memory, the same update
@@ -103,7 +104,7 @@ class Stability:
     times at most, each time at a tenth of the learning rate (rewind), or ends (skip); or it ends at the first (abort)."""
 
     on_nonfinite: Literal["rewind", "skip", "abort"] = "rewind"
-    autopilot: bool = True  # go back in the same way where training has lost half of what it had gained; all it does is said
+    autopilot: Literal["on", "off"] = "on"  # go back in the same way where training has lost what it had gained; all it does is said
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ RANGES = {
     "data.batch_size": (1, 2**20, True),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
+    "optimizer.decay_share": (0, 1, False),
     "optimizer.clip_norm": (0, 1e30, True),
     "optimizer.weight_decay": (0, 1e3, True),
     "optimizer.accumulate": (1, 2**20, True),

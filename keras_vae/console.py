@@ -4,6 +4,7 @@ import contextlib
 import shlex
 
 from rich.console import Console as RichConsole
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -76,6 +77,22 @@ class Console:
                 if not self.rich.is_terminal and trainer.step * 10 // total > printed:
                     printed = trainer.step * 10 // total
                     self.log(f"step {trainer.step:,}/{total:,}  {text}  {speed}")
+
+            yield show
+
+    @contextlib.contextmanager
+    def standing(self):
+        """Yields `show(title, headings, rows)`: one table that is drawn anew in its place; without a terminal nothing is drawn."""
+        with Live(console=self.rich, refresh_per_second=4, transient=True) if self.rich.is_terminal else contextlib.nullcontext() as live:
+
+            def show(title, headings, rows):
+                if live:
+                    table = Table(title=plain(title))
+                    for heading in headings:
+                        table.add_column(heading, overflow="fold")
+                    for row in rows:
+                        table.add_row(*map(plain, row))
+                    live.update(table)
 
             yield show
 

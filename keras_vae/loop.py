@@ -68,6 +68,11 @@ def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
     return optimizer
 
 
+def clearly_worse(worth: float, than: float, start: float | None = None) -> bool:
+    """By more than 1 nat and 5 % of what the untrained model was worth."""
+    return worth < than - 1.0 - CLEAR * abs(than if start is None else start)
+
+
 def as_array(value) -> np.ndarray:
     """A NumPy array of its own, of a variable or an array."""
     return np.array(keras.ops.convert_to_numpy(value))
@@ -99,7 +104,8 @@ class Watch:
         gained. Where it is just not better yet, it is on the plateau from which many runs begin."""
         state, start = self.state, self.state["start"]
         state["peak"] = max(worth, start, start if state["peak"] is None else state["peak"])
-        if not warm or worth > state["peak"] - max(0.5 * (state["peak"] - start), 1.0 + CLEAR * abs(start)):
+        half = worth < (state["peak"] + start) / 2.0
+        if not warm or not (half and clearly_worse(worth, state["peak"], start)):
             state["sound"] = step
         return step - state["sound"]
 
@@ -125,11 +131,13 @@ class Trainer:
         self.teacher = teacher
         self.decides = vae.objective.decides(vae.posterior)  # which figure of a validation says whether it is the best
         self.vae, self.dataset, self.config, self.total, self.group = vae, dataset, config, total, group or devices.Group()
+        self.until = total  # where this piece of the run ends
         self.batch_size = min(config.data.batch_size, len(dataset.train))
         self.part = self.batch_size // self.group.replicas  # rows of one replica
+        self.every = max(1, round(config.training.evaluate_every * len(dataset.train) / self.batch_size))  # steps between validations
         options = config.optimizer
         with self.group.scope():
-            self.rate = Rate(options.learning_rate, options.warmup, options.decay, total)
+            self.rate = Rate(options.learning_rate, options.warmup, options.decay, max(1, round(options.decay_share * total)))
             self.optimizer = make_optimizer(options, self.rate)
             self.optimizer.build(vae.trainable_variables)
         self._start_averages()
@@ -406,7 +414,7 @@ class Trainer:
 
     def begin(self, evaluator: evaluation.Evaluator) -> None:
         """What the untrained model is worth: training that is no better is lost."""
-        if self.config.stability.autopilot and self.watch.state["start"] is None:
+        if self.config.stability.autopilot == "on" and self.watch.state["start"] is None:
             started = time.perf_counter()
             worth = self.worth(self.look(evaluator))
             self.watch.state["start"] = worth if math.isfinite(worth) else -sys.float_info.max
@@ -440,7 +448,7 @@ class Trainer:
         self.history.append(line)
         trained = int(self.vae.trackers["loss"].count.numpy())
         self.vae.reset_metrics()
-        if self.config.stability.autopilot and trained:
+        if self.config.stability.autopilot == "on" and trained:
             self._steer(self.worth(train), warm)
         return line
 
@@ -548,7 +556,7 @@ class Trainer:
     def finished(self) -> bool:
         """Whether a limit is reached; the clock ends a run with a validation."""
         validated = bool(self.history) and self.history[-1]["step"] == self.step
-        return self.step >= self.total or self.watch.stop or (self.late and validated)
+        return self.step >= self.until or self.watch.stop or (self.late and validated)
 
     @property
     def examples_per_second(self) -> float:
@@ -569,8 +577,7 @@ def _number(text: str) -> int:
 
 def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
     """Train to the end of the run: call, validate, record, keep the best, stop early, checkpoint. After a signal it is the end too."""
-    chief, per_epoch = trainer.group.chief, len(trainer.dataset.train) / trainer.batch_size
-    every = max(1, round(trainer.config.training.evaluate_every * per_epoch))
+    chief, every = trainer.group.chief, trainer.every
 
     def tell(incident: dict) -> None:
         console.log(f"step {incident['step']:,}: {incident['text']}")
@@ -583,7 +590,7 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
     with console.training(trainer.total, trainer.step) as show, signals.deferred() as pending:
         sent = trainer.agree(pending() or 0)
         while not sent and not trainer.finished:
-            boundary = min(trainer.total, (trainer.step // every + 1) * every)
+            boundary = min(trainer.until, (trainer.step // every + 1) * every)
             metrics = trainer.advance(boundary)
             sent = trainer.agree(pending() or 0)
             if not pending():  # the terminal may be gone

@@ -47,6 +47,8 @@ FLOORS = (
         "pictures": (),
         "presets": (),
         "records": (),
+        "journal": (),
+        "spaces": (),
     },
     {
         "networks": (),
@@ -82,8 +84,8 @@ FLOORS = (
         "speed": (),
         "symptoms": ("evaluation",),
     },
-    {"loop": (), "training": ("loop",)},
-    {"__main__": ("doctor", "launch"), "doctor": (), "launch": (), "tuning": ()},
+    {"loop": (), "training": ("loop",), "trial": ("loop", "training")},
+    {"__main__": ("doctor", "launch"), "doctor": (), "launch": (), "tuning": (), "searching": ("tuning",)},
     {"train.py": (), "tune.py": ()},
 )
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}
@@ -113,7 +115,11 @@ BANNED = {
 
 # Calls that write, move or delete -> {file: why it does not go through storage.py}.
 WRITES = {
-    "open": {"runs": "into the folder that storage.publish commits"},
+    "open": {
+        "runs": "into the folder that storage.publish commits",
+        "trial": "what a process says, which nobody reads back",
+        "tuning": "what processes say, which nobody reads back",
+    },
     "savez": {"runs": "into the folder that storage.publish commits", "serving": "into memory", "density": "into memory"},
     "write_bytes": {"serving": "questions for the fresh process, in a temporary folder outside the run"},
     "create_file_writer": {"report": "TensorBoard appends to its own event files"},
@@ -130,7 +136,8 @@ WRITES = {
     "rename": {"runs": "sets a damaged checkpoint aside, which is one rename"},
     "download_and_prepare": {"sources.tfds": "TensorFlow Datasets commits its own files"},
     **{name: {} for name in ("write_text", "savez_compressed", "savetxt", "save_weights", "tofile", "dump", "to_csv", "touch")},
-    **{name: {} for name in ("mkdir", "makedirs", "unlink", "rmdir", "rmtree", "copy", "copyfile", "copytree", "move")},
+    **{name: {} for name in ("mkdir", "makedirs", "unlink", "rmdir", "rmtree", "copyfile", "copytree", "move")},
+    "copy": {"tuning": "of keras-tuner's values, in memory"},
 }
 PRINTS = {"command", "console", "__main__"}
 

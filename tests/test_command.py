@@ -84,7 +84,7 @@ def test_set_is_repeatable_and_later_ones_win():
         ("data.data_dir='/a=b'", "data.data_dir", "/a=b"),
         ("model.encoder=Dense(widths=(8, 4))", "model.encoder", "Dense(widths=(8, 4))"),
         ("model.posterior.size=4", "model.posterior", "Normal(size=4)"),
-        ("model.objective.shape=cosine", "model.objective", "ELBO(shape='cosine')"),
+        ("optimizer.decay.final=0.5", "optimizer.decay", "Cosine(final=0.5)"),
     ],
 )
 def test_set_reads_python_values_and_bare_words(setting, leaf, value):
@@ -114,6 +114,7 @@ FLAGS = [
     ("--optimizer.learning-rate", "1e-4", "optimizer.learning_rate", 1e-4),
     ("--optimizer.warmup", "5", "optimizer.warmup", 5),
     ("--optimizer.decay", "Constant()", "optimizer.decay", "Constant()"),
+    ("--optimizer.decay-share", "0.5", "optimizer.decay_share", 0.5),
     ("--optimizer.clip-norm", "0", "optimizer.clip_norm", 0.0),
     ("--optimizer.weight-decay", "0.01", "optimizer.weight_decay", 0.01),
     ("--optimizer.ema", "0.99", "optimizer.ema", 0.99),
@@ -132,6 +133,7 @@ FLAGS = [
     ("--devices.precision", "mixed_bfloat16", "devices.precision", "mixed_bfloat16"),
     ("--devices.jit", "off", "devices.jit", "off"),
     ("--stability.on-nonfinite", "abort", "stability.on_nonfinite", "abort"),
+    ("--stability.autopilot", "off", "stability.autopilot", "off"),
     ("--model.family", "HierarchicalVAE", "model.family", "HierarchicalVAE"),
 ]
 

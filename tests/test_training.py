@@ -49,7 +49,7 @@ def dataset(modality=None) -> data.Dataset:
 def config(**changes) -> configuration.Config:
     """A tiny run without jit; `changes` are paths with __ for the dot."""
     default = {"data.batch_size": BATCH, "devices.jit": "off", "seed": 3, "name": "test"}
-    default |= {"model.objective": "ELBO()", "stability.autopilot": False, "optimizer.warmup": 2, "optimizer.learning_rate": 1e-3}
+    default |= {"model.objective": "ELBO()", "stability.autopilot": "off", "optimizer.warmup": 2, "optimizer.learning_rate": 1e-3}
     default |= {f"model.{part}": text for part, text in TINY.items()}
     result = configuration.Config()
     for path, value in {**default, **{path.replace("__", "."): value for path, value in changes.items()}}.items():
