@@ -56,7 +56,7 @@ class TuneCommand(Command):
     search: tuple[str, ...] = ()  # PATH=LOW..HIGH, PATH=LOW..HIGH:log or PATH=A|B, repeatable: searched instead of the default space
     space: Path | None = None  # the same from a JSON file, {PATH: VALUES}
     objective: str = "elbo"  # of the validation split: elbo or log_likelihood; and, after a comma, parameters, seconds or latency
-    workers: int = 1  # processes of this machine that try settings beside one another
+    workers: int = 1  # processes of this machine that try settings beside one another; 0 = those of other machines alone
     confirm: int = 0  # train the five best with so many further seeds
 
 

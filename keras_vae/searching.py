@@ -8,12 +8,16 @@ from keras_vae import choices, command, console, data, spaces, storage, training
 from keras_vae.config import named, override
 from keras_vae.errors import Refusal, nearest
 
-SHOWN = 5
+SHOWN, LIMIT = 5, 10**6
 
 
 def prepare(chosen, arguments: list[str], log) -> tuning.Search:
     """The search that a command asks for. `Refusal` (usage) for a space that the model does not have."""
     asked = named(command.plain(chosen))
+    for name, least in (("trials", 1), ("minutes", 0.01), ("workers", 0), ("confirm", 0)):
+        value = getattr(chosen, name)
+        if value is not None and not least <= value <= LIMIT:
+            raise Refusal("usage", f"--{name} {value} is out of range", name, f"it must be at least {least} and at most {LIMIT:,}")
     objective, _, second = chosen.objective.replace(" ", "").partition(",")
     for word, allowed in ((objective, tuning.SEARCHED), (second, ("", *(set(tuning.DIRECTION) - set(tuning.SEARCHED))))):
         if word not in allowed:

@@ -5,6 +5,7 @@ made anew from the journal (`journal.Journal`), so that a search cut anywhere go
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import keras_tuner
 
 from keras_vae import config as configuration
@@ -133,7 +136,7 @@ class Journaled:
         self.search_, self.journal, self.began, self.space = search, journal, time.monotonic(), search.space
         self.spent = max((event["seconds"] for event in journal.events if "seconds" in event), default=0.0)
         self.heard: dict[str, float] = {}  # tuner -> when it last gave a sign of life
-        self.verbose = 0
+        self.verbose, self.over = 0, False  # whether there is nothing left to begin
         for event in journal.of("begun"):
             self._again(event)
         ended = {event["trial"] for event in journal.of("ended")}
@@ -176,10 +179,11 @@ class Journaled:
     def create_trial(self, tuner_id):
         self.heard[tuner_id] = time.monotonic()
         if tuner_id not in self.ongoing_trials and (self.late or self.hopeless):
-            self.tuner_ids.discard(tuner_id)
+            self.over = True
             return keras_tuner.engine.trial.Trial(self.hyperparameters.copy(), "none", "STOPPED")
         before = len(self.trials)
         made = super().create_trial(tuner_id)
+        self.over = made.status == "STOPPED"
         if len(self.trials) > before:
             state = {name: getattr(self, name) for name in STATE if hasattr(self, name)}
             values = made.hyperparameters.values
@@ -261,7 +265,11 @@ class Worker:
 
     def __init__(self, search: Search, oracle, tuner_id: str, tell):
         self.search, self.oracle, self.tuner_id, self.tell = search, oracle, tuner_id, tell
-        self.context, self.stopping = trial_server(search.folder), threading.Event()
+        self.stopping = threading.Event()
+
+    @functools.cached_property
+    def context(self):
+        return trial_server(self.search.folder)
 
     def work(self) -> None:
         while not self.stopping.is_set():
@@ -341,9 +349,6 @@ def trial_server(folder: Path):
 
 def serve(oracle, address: str) -> tuple:
     """keras-tuner's own service for workers elsewhere, (server, port). It knows no passwords: whoever reaches the address may take part."""
-    from concurrent import futures
-
-    import grpc
     from keras_tuner.src import protos
     from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
@@ -381,7 +386,7 @@ def search(asked: Search, workers: int, confirm: int, tell, command: list[str]) 
             raise Refusal("usage", what, "name", fix="--name ANOTHER, or --overwrite to start again")
         oracle = make_oracle(asked, journal)
         tell("oracle", oracle)
-        if workers == 1:
+        if workers == 1 and "KERASTUNER_ORACLE_IP" not in os.environ:
             one = Worker(asked, oracle, "alone", tell)
             try:
                 one.work()
@@ -423,7 +428,7 @@ def with_workers(oracle, workers: int, tell, command: list[str]) -> None:
     try:
         for number in range(workers):
             start(f"worker{number}")
-        while running or oracle.ongoing_trials:
+        while running or oracle.ongoing_trials or not oracle.over:
             time.sleep(POLL)
             for name, process in list(running.items()):
                 if process.poll() is None:
@@ -441,6 +446,7 @@ def with_workers(oracle, workers: int, tell, command: list[str]) -> None:
                     tell("log", f"{name} was not heard of for {LOST:.0f} seconds; its trial is given back")
                     oracle.give_back(name)
             tell("tick", "")
+        time.sleep(10 * POLL)  # for those who ask once more
     finally:
         for process in running.values():
             process.terminate()
@@ -456,6 +462,10 @@ def join(asked: Search, tell) -> None:
     worker = Worker(asked, client(empty), os.environ["KERASTUNER_TUNER_ID"], tell)
     try:
         worker.work()
+    except grpc.RpcError as error:
+        address = ":".join(os.environ[f"KERASTUNER_ORACLE_{part}"] for part in ("IP", "PORT"))
+        what = "the chief of the search does not answer"
+        raise Refusal("environment", what, address, str(error.code()), "start the chief again") from None
     finally:
         worker.stopping.set()
 

@@ -9,8 +9,9 @@ import signal
 import numpy as np
 import pytest
 
-from keras_vae import choices, components, data, searching, spaces, trial, tuning
+from keras_vae import choices, command, components, data, searching, spaces, trial, tuning
 from keras_vae.config import Config, check, flatten, override
+from keras_vae.console import Console
 from keras_vae.errors import Refusal
 from keras_vae.journal import FILES, Journal
 
@@ -311,12 +312,32 @@ def test_a_trial_given_back_goes_to_the_next_worker(config, tmp_path, monkeypatc
     assert again.trial_id == lost.trial_id and again.hyperparameters.values == lost.hyperparameters.values != other.hyperparameters.values
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trials", "0"], "--trials 0"),
+        (["--minutes", "nan"], "--minutes nan"),
+        (["--workers", "-1"], "--workers -1"),
+        (["--objective", "elbow"], "elbo"),
+        (["--objective", "parameters"], "elbo"),
+        (["--objective", "elbo,size"], "cannot be searched"),
+        (["--search", "model.posterior.sise=1..2"], "size"),
+        (["--search", "optimizer.learning_rates=1..2"], "learning_rate"),
+        (["--search", "optimizer.learning_rate=-1|1"], "out of range"),
+        (["--devices.strategy", "mirrored"], "one device"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused_before_anything_is_written(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=re.escape(said)) as refused:
+        searching.tune(command.parse(words, command.TuneCommand), words, [], Console(quiet=True))
+    assert refused.value.exit_code == 2 and not (tmp_path / "searches").exists()
+
+
 def test_best_json_is_taken_by_train(config, tmp_path, monkeypatch):
     Attempts(monkeypatch)
     found = run(config, tmp_path, monkeypatch, "random", 4)
     path = tuning.write_best(found)
-    from keras_vae import command
-
     best = command.plain(command.parse(["--config", str(path)]))
     assert best.name == "search-best" and best.optimizer.learning_rate == found.config(found.best).optimizer.learning_rate
 
