@@ -89,8 +89,9 @@ class Frame:
         return tag("svg", *content, viewBox=f"0 0 {self.width} {self.height}", role="img", aria_label=says)
 
 
-def curves(lines: list[tuple[str, list[float], list[float]]], says: str, name: str) -> Markup:
-    """Lines (class, xs, ys) over the steps. The first twentieth of a long run does not set the scale: there everything is far off."""
+def curves(lines: list[tuple[str, list[float], list[float]]], says: str, name: str, x_label: str = "step") -> Markup:
+    """Lines (class, xs, ys) over the steps; with "dots" in the class, points. The first twentieth of a long run does not set the scale:
+    there everything is far off."""
     lines = [(style, [point for point in zip(xs, ys, strict=True) if abs(point[1]) < 1e100]) for style, xs, ys in lines]
     late = [y for _, points in lines for _, y in points[len(points) // 20 :]]
     x = (0.0, max((x for _, points in lines for x, _ in points), default=1.0))
@@ -98,12 +99,12 @@ def curves(lines: list[tuple[str, list[float], list[float]]], says: str, name: s
     box = {"x": frame.left, "y": frame.top, "width": frame.right - frame.left, "height": frame.bottom - frame.top}
     clip = tag("clipPath", tag("rect", **box), id=name)
     drawn = [_line(frame, style, points) for style, points in lines if points]
-    return frame.svg(says, clip, frame.axes("step"), tag("g", drawn, clip_path=f"url(#{name})"))
+    return frame.svg(says, clip, frame.axes(x_label), tag("g", drawn, clip_path=f"url(#{name})"))
 
 
 def _line(frame: Frame, style: str, points) -> Markup:
-    if len(points) == 1:
-        return dots(frame, style, points)
+    if len(points) == 1 or "dots" in style:
+        return dots(frame, style.replace("dots", "").strip(), points)
     return tag("polyline", class_=style, points=" ".join("{},{}".format(*frame.place(x, y)) for x, y in points))
 
 
@@ -141,6 +142,21 @@ def bars(values: list[tuple[str, float, str, str]], says: str, x_label: str, y_l
         if place % every == 0:
             drawn.append(tag("text", label, x=round(left + step / 2, 1), y=frame.bottom + 15, text_anchor="middle"))
     return frame.svg(says, frame.axes(x_label, y_label, x_ticks=False), drawn)
+
+
+def parallel(axes: list[tuple[str, str, str]], lines: list[tuple[str, str, list[float]]], says: str) -> Markup:
+    """Upright axes (name, its least, its greatest value) side by side, and lines (class, what it is, heights 0..1) across all of them."""
+    width, top, bottom, each = max(400, 82 * len(axes)), 34, 236, max(400, 82 * len(axes)) / len(axes)
+    across = [round((place + 0.5) * each, 1) for place in range(len(axes))]
+    drawn = []
+    for style, what, heights in lines:
+        points = " ".join(f"{x},{round(bottom - height * (bottom - top), 1)}" for x, height in zip(across, heights, strict=True))
+        drawn.append(tag("polyline", tag("title", what), class_=style, points=points))
+    for x, (name, least, greatest) in zip(across, axes, strict=True):
+        drawn.append(tag("line", class_="tick", x1=x, x2=x, y1=top, y2=bottom))
+        for text, height in ((name, 12), (greatest, top - 6), (least, bottom + 14)):
+            drawn.append(tag("text", text if len(text) < 14 else text[:12] + "…", x=x, y=height, text_anchor="middle"))
+    return tag("svg", drawn, viewBox=f"0 0 {width} 260", role="img", aria_label=says, style=f"max-width: {width}px; min-width: {width}px")
 
 
 def levels(groups: list[tuple[str, list[tuple[str, float]]]], says: str, x_label: str, y_label: str) -> Markup:

@@ -65,7 +65,12 @@ def render(places: Sequence[Path]) -> bytes:
         raise Refusal("usage", f"a page holds 1 to {MOST} runs, not {len(places)}", fix="python -m keras_vae report RUN [RUN ...]")
     runs = [folders.read(Path(place)) for place in places]
     title = runs[0].report["name"] if len(runs) == 1 else f"{len(runs)} runs side by side"
-    sections = [(label, content) for label, content in body(runs, names(runs)) if content]
+    return document(title, "keras_vae report", lead(runs), body(runs, names(runs)))
+
+
+def document(title: str, kicker: str, said: str, sections) -> bytes:
+    """A page in one file, of sections (heading, content); those without content are left out."""
+    sections = [(label, content) for label, content in sections if content]
     links = [tag("a", label, href=f"#s{number}") for number, (label, _) in enumerate(sections)]
     head = tag(
         "head",
@@ -76,7 +81,7 @@ def render(places: Sequence[Path]) -> bytes:
         tag("title", f"{title} – keras_vae"),
         tag("style", Markup(STYLE)),
     )
-    top = tag("header", tag("p", "keras_vae report", class_="kicker"), tag("h1", title), tag("p", lead(runs), class_="lead"))
+    top = tag("header", tag("p", kicker, class_="kicker"), tag("h1", title), tag("p", said, class_="lead"))
     main = [tag("section", tag("h2", label), content, id=f"s{number}") for number, (label, content) in enumerate(sections)]
     page = tag("html", head, tag("body", top, tag("nav", links, aria_label="Sections"), tag("main", main)), lang="en")
     return f"<!DOCTYPE html>\n{page}\n".encode()

@@ -64,6 +64,7 @@ svg .name {
 }
 .grid { stroke: var(--line); } .tick { stroke: var(--soft); }
 .line { fill: none; stroke: var(--soft); stroke-width: 1.8; stroke-linejoin: round; }
+.line.faint { stroke-width: 1; stroke-opacity: .35; } .line.first { stroke: var(--accent); stroke-width: 2.4; }
 .line.train { stroke-width: 1.3; stroke-dasharray: 3 3; }
 .dots { fill: none; stroke: var(--soft); stroke-width: 5; stroke-linecap: round; stroke-opacity: .75; }
 .dots.square { stroke-linecap: square; stroke-width: 4; }

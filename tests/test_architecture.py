@@ -85,7 +85,14 @@ FLOORS = (
         "symptoms": ("evaluation",),
     },
     {"loop": (), "training": ("loop",), "trial": ("loop", "training")},
-    {"__main__": ("doctor", "launch"), "doctor": (), "launch": (), "tuning": (), "searching": ("tuning",)},
+    {
+        "__main__": ("doctor", "launch"),
+        "doctor": (),
+        "launch": (),
+        "tuning": (),
+        "search_page": ("tuning",),
+        "searching": ("search_page", "tuning"),
+    },
     {"train.py": (), "tune.py": ()},
 )
 FLOOR = {file: number for number, floor in enumerate(FLOORS) for file in floor}

@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from keras_vae import choices, command, components, data, searching, spaces, trial, tuning
+from keras_vae import choices, command, components, data, search_page, searching, spaces, trial, tuning
 from keras_vae.config import Config, check, flatten, override
 from keras_vae.console import Console
 from keras_vae.errors import Refusal
@@ -179,7 +179,7 @@ class Attempts:
         leaves = flatten(config)
         size = components.parse(leaves["model.posterior"])[1]["size"]
         values = {**leaves, "model.posterior.size": size}
-        return {"figures": {"elbo": share * worth(values) - (1 - share), "parameters": float(size)}}
+        return {"figures": {"elbo": share * worth(values) - (1 - share), "parameters": float(size), "seconds": 1.0}}
 
 
 class Cut(BaseException):
@@ -293,6 +293,17 @@ def test_the_front_holds_what_nothing_beats_in_both(config, tmp_path, monkeypatc
     for point in points:
         beaten = any(a >= point[0] and b <= point[1] and (a, b) != point for a, b in points)
         assert (point in front) != beaten
+
+
+def test_the_page_says_what_was_found(config, tmp_path, monkeypatch):
+    Attempts(monkeypatch, fails=lambda number: number == 3)
+    found = run(config, tmp_path, monkeypatch, "random", 30, second="parameters")
+    text = search_page.render(found).decode()
+    assert f"trial {found.best.trial_id}" in text and "it had to" in text and "<polyline" in text and "by permutation" in text
+    places = search_page.heights(found, found.best)
+    assert all(0.0 <= place <= 1.0 for place in places) and len(places) == len(SPACE)
+    few = run(config, tmp_path / "few", monkeypatch, "random", 3)
+    assert "too few to say" in search_page.render(few).decode()
 
 
 def test_another_search_under_the_name_is_refused(config, tmp_path, monkeypatch):
