@@ -220,3 +220,13 @@ class Board:
             for number, rate in enumerate(curve):
                 tf.summary.scalar(name, rate, step=number)
         self.writer.close()
+
+
+def tell_tensorboard(folder, name: str, values: dict, figures: dict[str, float]) -> None:
+    """One trial of a search, for TensorBoard's HParams page."""
+    from tensorboard.plugins.hparams import api
+
+    with tf.summary.create_file_writer(str(folder / name)).as_default():
+        api.hparams({key: value if isinstance(value, int | float) else str(value) for key, value in values.items()}, trial_id=name)
+        for key, value in figures.items():
+            tf.summary.scalar(key, value, step=0)

@@ -4,7 +4,7 @@ import os
 import statistics
 import time
 
-from keras_vae import choices, command, console, data, search_page, spaces, storage, training, tuning
+from keras_vae import choices, command, console, data, report, search_page, spaces, storage, training, tuning
 from keras_vae.config import named, override
 from keras_vae.errors import Refusal, nearest
 
@@ -109,14 +109,19 @@ class Board:
             return
         found = tuning.Result(self.search, self.oracle)
         for name in self.oracle.end_order[self.said :]:
-            made = self.oracle.trials[name]
-            said = f"{made.score:.3f}" if made.status == "COMPLETED" else f"failed: {(made.message or '')[:160]}"
-            values = brief(tuning.chosen(self.search.space, made.hyperparameters.values))
-            self.shown.log(
-                f"trial {name}  {said}  (best {found.ranked[0].score:.3f})  {values}" if found.ranked else f"trial {name}  {said}"
-            )
+            self.ended(found, self.oracle.trials[name])
         self.said = len(self.oracle.end_order)
         left = f"{max(0.0, self.search.minutes - self.oracle.elapsed / 60):.1f} minutes left" if self.search.minutes else ""
         count = f"{self.said}{f' of {self.search.trials}' if self.search.trials else ''} ended, {len(found.failed)} failed"
         lines = rows(found) + [(f"trial {name}", "running", "") for name in self.oracle.running]
         self.draw(", ".join(filter(None, (count, left))), ("trial", self.search.objective, "setting"), lines)
+
+    def ended(self, found: tuning.Result, made) -> None:
+        """Say what became of one trial, here and to TensorBoard."""
+        setting = tuning.chosen(self.search.space, made.hyperparameters.values)
+        if made.status == "COMPLETED":
+            report.tell_tensorboard(self.search.folder / "events", made.trial_id, setting, found.figures(made))
+            said = f"{made.score:.3f}  (best {found.trials_by_score[0].score:.3f})"
+        else:
+            said = f"failed: {(made.message or '')[:160]}"
+        self.shown.log(f"trial {made.trial_id}  {said}  {brief(setting)}")
