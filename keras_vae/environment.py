@@ -8,7 +8,7 @@ from importlib import metadata
 from keras_vae import cluster
 from keras_vae.errors import Refusal
 
-PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # module -> package, where they differ
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "grpc": "grpcio"}  # module -> package, where they differ
 
 
 def prepare(strategy: str = "auto") -> None:

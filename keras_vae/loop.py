@@ -448,7 +448,7 @@ class Trainer:
         self.history.append(line)
         trained = int(self.vae.trackers["loss"].count.numpy())
         self.vae.reset_metrics()
-        if self.config.stability.autopilot == "on" and trained:
+        if self.watch.state["start"] is not None and trained:
             self._steer(self.worth(train), warm)
         return line
 

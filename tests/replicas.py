@@ -51,6 +51,7 @@ NOISY = {
     "model.decoder": "Dense(widths=(16,), dropout=0.3, l2=1e-3, linear=True)",
     "model.posterior": "Normal(size=4)",
     "model.likelihood": "Normal()",
+    "model.objective": "ELBO()",
     "optimizer.learning_rate": 1e-2,
     "optimizer.warmup": 2,
     "data.batch_size": BATCH,
