@@ -5,7 +5,7 @@ import statistics
 import time
 
 from keras_vae import choices, command, console, data, report, search_page, spaces, storage, training, tuning
-from keras_vae.config import named, override
+from keras_vae.config import named
 from keras_vae.errors import Refusal, nearest
 
 SHOWN, LIMIT = 5, 10**6
@@ -53,16 +53,14 @@ def tune(chosen, arguments: list[str], line: list[str], shown: console.Console) 
     with shown.standing() as draw:
         board = Board(search, shown, draw)
         found = tuning.search(search, chosen.workers, chosen.confirm, board.tell, line)
-    best = found.best
-    path = tuning.write_best(found)
+    path, final = tuning.write_best(found)
     storage.write(search.folder / "report.html", search_page.render(found))
     shown.table(f"{search.folder}: {len(found.ranked)} trials, {len(found.failed)} failed", rows(found))
     if search.second:
         front = [(f"trial {made.trial_id}", f"{made.score:.3f}", f"{found.figures(made)[search.second]:,.4g}") for made in found.front()]
         shown.table(f"no trial is better in both: {search.objective} and {search.second}", front)
     minutes = (time.monotonic() - started) / 60
-    shown.log(f"{minutes:.1f} minutes. The best, trial {best.trial_id}: {path}  Report: {search.folder}/report.html")
-    final = override(found.config(best), "name", f"{search.config.name}-best")
+    shown.log(f"{minutes:.1f} minutes. The best, trial {found.best.trial_id}: {path}  Report: {search.folder}/report.html")
     shown.log(f"training it like any run: python train.py --config {path}")
     training.train(final, shown)
 

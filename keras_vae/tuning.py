@@ -515,13 +515,9 @@ class Result:
         return [made for a, b, made in points if not any((c <= a and d <= b) and (c < a or d < b) for c, d, _ in points)]
 
 
-def write_best(found: Result) -> Path:
-    """best.json: the best trial's config, for `python train.py --config`."""
-    path = found.search.folder / "best.json"
-    storage.write(path, configuration.to_json(configuration.override(found.config(found.best), "name", f"{found.search.config.name}-best")))
-    return path
-
-
-def command_for(arguments: list[str]) -> list[str]:
-    """The command line of a worker of this search."""
-    return [sys.executable, *(sys.argv[:1] if sys.argv[0].endswith(".py") else ["-m", "keras_vae"]), *arguments]
+def write_best(found: Result) -> tuple[Path, Config]:
+    """best.json: the best trial's config, for `python train.py --config`, named after the trial: another may be the best tomorrow."""
+    name = f"{found.search.config.name}-trial{found.best.trial_id}"
+    path, best = found.search.folder / "best.json", configuration.override(found.config(found.best), "name", name)
+    storage.write(path, configuration.to_json(best))
+    return path, best

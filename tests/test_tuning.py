@@ -348,9 +348,12 @@ def test_a_search_that_makes_no_sense_is_refused_before_anything_is_written(word
 def test_best_json_is_taken_by_train(config, tmp_path, monkeypatch):
     Attempts(monkeypatch)
     found = run(config, tmp_path, monkeypatch, "random", 4)
-    path = tuning.write_best(found)
+    path, _ = tuning.write_best(found)
     best = command.plain(command.parse(["--config", str(path)]))
-    assert best.name == "search-best" and best.optimizer.learning_rate == found.config(found.best).optimizer.learning_rate
+    assert (
+        best.name == f"search-trial{found.best.trial_id}"
+        and best.optimizer.learning_rate == found.config(found.best).optimizer.learning_rate
+    )
 
 
 # ---- one trial, trained
