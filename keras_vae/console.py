@@ -70,8 +70,7 @@ class Console:
                 nonlocal printed
                 speed = f"{trainer.examples_per_second:,.0f} images/s" if trainer.examples_per_second else ""
                 text = "ELBO {elbo:.2f} = -({distortion:.2f} + {rate:.2f})".format(**metrics)
-                if trainer.history:
-                    best = trainer.watch.state["best"]
+                if (best := trainer.watch.state["best"]) is not None:
                     text += f"  validation {best:.2f}" if trainer.decides == "elbo" else f"  validation loss {-best:.2f}"
                 bar.update(task, completed=trainer.step, text=f"{text}  {speed}")
                 if not self.rich.is_terminal and trainer.step * 10 // total > printed:

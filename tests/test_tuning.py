@@ -5,6 +5,9 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -416,3 +419,24 @@ def test_a_trial_is_a_process_whose_end_is_a_reason(config, tmp_path, monkeypatc
 
 def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_G14_a_worker_that_is_killed_loses_no_trial(tmp_path, train_py):
+    """One of two workers is killed in the middle of a trial: it is given to another, and the search ends"""
+    options = [word for path, value in TINY.items() for word in (f"--{path.replace('_', '-')}", str(value))]
+    line = [sys.executable, str(train_py.with_name("tune.py")), *options, "--trials", "6", "--workers", "2", "--method", "random"]
+    log = open(tmp_path / "log.txt", "w")  # noqa: SIM115, the search's
+    chief = subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=log)
+    journal, killed, limit = tmp_path / "searches" / "search", 0, time.monotonic() + 300
+    while chief.poll() is None and time.monotonic() < limit:
+        time.sleep(0.2)
+        begun = (journal / "journal.jsonl").exists() and '"begun"' in (journal / "journal.jsonl").read_text()
+        if begun and not killed:
+            (worker, *_) = subprocess.run(["pgrep", "-P", str(chief.pid), "-f", "tune.py"], capture_output=True, text=True).stdout.split()
+            os.kill(int(worker), signal.SIGKILL)
+            killed = 1
+    assert chief.poll() == 0 and killed, (tmp_path / "log.txt").read_text()[-3000:]
+    ended = [event["trial"] for event in Journal(journal).of("ended")]
+    assert sorted(ended) == sorted(set(ended)) and len(ended) == 6
+    assert "its trial is given back" in (tmp_path / "log.txt").read_text()
