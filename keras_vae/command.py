@@ -207,6 +207,7 @@ PROGRAMS = {Command: "train.py", TuneCommand: "tune.py"}
 def given(arguments: list[str]) -> set[str]:
     """The options that a command line names, as paths; for one inside a component, the component."""
     words = [word.partition("=")[0][2:].replace("-", "_") for word in arguments if word.startswith("--")]
+    words += [word[len("--set=") :].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--set=")]
     words += [after.partition("=")[0].replace("-", "_") for word, after in itertools.pairwise(arguments) if word == "--set"]
     return {".".join(word.split(".")[:2]) for word in words}
 

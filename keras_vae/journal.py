@@ -41,6 +41,11 @@ class Journal:
         return [line for line in self.events if line["event"] == event]
 
 
+def journal_of(folder: Path) -> dict:
+    """The first event of a journal that another process writes; empty if there is none yet."""
+    return next(iter(_lines(folder / FILES[0])), {})
+
+
 def _lines(path: Path) -> list[dict]:
     """The lines of a file that are whole."""
     try:

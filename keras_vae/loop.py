@@ -100,10 +100,10 @@ class Watch:
         return better
 
     def lost(self, worth: float, step: int, warm: bool) -> int:
-        """For how many steps training, by its own ELBO or -loss, has been clearly worse than at its start, or has lost half of what it had
-        gained. Where it is just not better yet, it is on the plateau from which many runs begin."""
+        """For how many steps training, by -loss, has been clearly worse than at its start, or has lost half of what it had gained. Where it
+        is just not better yet, it is on the plateau from which many runs begin. What a loss was before it was `warm` says nothing."""
         state, start = self.state, self.state["start"]
-        state["peak"] = max(worth, start, start if state["peak"] is None else state["peak"])
+        state["peak"] = max(worth if warm else start, start, start if state["peak"] is None else state["peak"])
         half = worth < (state["peak"] + start) / 2.0
         if not warm or not (half and clearly_worse(worth, state["peak"], start)):
             state["sound"] = step
@@ -149,6 +149,7 @@ class Trainer:
         self.called = (0, 0.0)  # steps and seconds of the last call of that many
         self.first_step = self.compile_steps = 0  # where this process began, and the steps of its first, compiling call
         self.skipped = 0  # updates, as far as they were looked into
+        self.measuring = False  # steps that will be taken back
         self.late = self.due = False  # whether the minutes are over, and whether a checkpoint is due: agreed by all workers
         self.watch = Watch(config.training.patience, self.rate.factor if isinstance(self.rate.factor, schedules.Plateau) else None)
         self.first = self.best = [as_array(weight) for weight in vae.weights]
@@ -211,7 +212,7 @@ class Trainer:
         self.compile(jit)
         variables = [variable for group in self._variables().values() for variable in group]
         before, first, started = [as_array(variable) for variable in variables], self.step, time.perf_counter()
-        self.seconds["compile"], best = 0.0, math.inf
+        self.seconds["compile"], best, self.measuring = 0.0, math.inf, True
         try:
             for _ in range(MEASURED_CALLS + 2):
                 # All workers take the same number of steps.
@@ -227,6 +228,7 @@ class Trainer:
             if self.feed:
                 self.feed.close()
             self.feed, self.step, self.steps_a_call, self.called, self.compile_steps = None, first, 1, (0, 0.0), 0
+            self.measuring = False
             spent = self.seconds["choose"] + time.perf_counter() - started - self.seconds["compile"]
             self.seconds.update(wait=0.0, step=0.0, choose=spent)
         return best if best < math.inf else self.group.table(self.seconds["compile"]).max()
@@ -273,7 +275,8 @@ class Trainer:
         else:
             self.seconds["compile"], self.compile_steps = elapsed, steps
         self.step += steps
-        self._check()
+        if not self.measuring:
+            self._check()
         return metrics
 
     def agree(self, signal: int = 0) -> int:
@@ -347,13 +350,14 @@ class Trainer:
 
     def _note(self, step: int, what: str, text: str, figures: dict) -> None:
         """Add to the incidents of the run, and tell."""
-        if len(self.incidents) < LISTED:
+        if what != "skipped" or len(self.incidents) < LISTED:
             self.incidents.append({"step": step, "what": what, "text": text, "learning_rate": float(self.rate(step)), **figures})
             self.tell(self.incidents[-1])
 
     def _recover(self, what: str, where: str) -> None:
         """Go back and on past these batches, or stop: as the policy says, and not for ever."""
-        if self.config.stability.on_nonfinite != "rewind" or self.watch.state["returns"] >= RETURNS:
+        back = self.config.stability.on_nonfinite == "rewind" and not pruning.end(self.vae)  # weights of before would stay dense
+        if not back or self.watch.state["returns"] >= RETURNS:
             raise self._refusal(what, where)
         self.go_back(what)
 
@@ -414,9 +418,9 @@ class Trainer:
 
     def begin(self, evaluator: evaluation.Evaluator) -> None:
         """What the untrained model is worth: training that is no better is lost."""
-        if self.config.stability.autopilot == "on" and self.watch.state["start"] is None:
+        if self.config.stability.autopilot == "on" and self.watch.state["start"] is None and not pruning.end(self.vae):
             started = time.perf_counter()
-            worth = self.worth(self.look(evaluator))
+            worth = -evaluator.loss("validation", self.batch_size)
             self.watch.state["start"] = worth if math.isfinite(worth) else -sys.float_info.max
             self.seconds["evaluate"] += time.perf_counter() - started
 
@@ -449,16 +453,16 @@ class Trainer:
         trained = int(self.vae.trackers["loss"].count.numpy())
         self.vae.reset_metrics()
         if self.watch.state["start"] is not None and trained:
-            self._steer(self.worth(train), warm)
+            self._steer(-train["loss"], warm)
         return line
 
     def _steer(self, worth: float, warm: bool) -> None:
         """Go back if training has lost its way, which no single step shows."""
-        state, sign = self.watch.state, 1 if self.decides == "elbo" else -1
+        state = self.watch.state
         lost = self.watch.lost(worth, self.step, warm)
         if lost >= max(LOST_STEPS, LOST_SHARE * self.total) and state["returns"] < RETURNS:
-            was = f"it was {sign * state['peak']:.2f} at best, {sign * state['start']:.2f} at the start"
-            self.go_back(f"for {lost:,} steps training is lost: its {SAID[self.decides]} is {sign * worth:.2f}, and {was}")
+            was = f"it was {-state['peak']:.2f} at best, {-state['start']:.2f} at the start"
+            self.go_back(f"for {lost:,} steps training is lost: its loss is {-worth:.2f}, and {was}")
 
     def record(self, folder: Path, line: dict, console) -> None:
         """Append a validation to metrics.jsonl. If the disk is full, training goes on, and the file is written again later."""

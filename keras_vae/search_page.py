@@ -49,8 +49,7 @@ def best(found: tuning.Result):
     few = found.ranked[:SHOWN]
     called = [f"trial {made.trial_id}" for made in few]
     scores = [found.scores[made.trial_id] for made in few]
-    spreads = [f" ± {figure(statistics.stdev(seeds), 2)} ({len(seeds)} seeds)" if len(seeds) > 1 else "" for seeds in scores]
-    cells = [tag("td", figure(found.mean(made), 2), spread) for made, spread in zip(few, spreads, strict=True)]
+    cells = [tag("td", figure(found.mean(made), 2), found.spread(made)) for made in few]
     rows = [[tag("th", found.search.objective, scope="row"), cells]]
     for name in ("parameters", "seconds"):
         cells = [tag("td", figure(found.figures(made)[name], 0)) for made in few]

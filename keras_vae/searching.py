@@ -1,7 +1,6 @@
 """The story of a search: from a command to the best settings found, trained and exported."""
 
 import os
-import statistics
 import time
 
 from keras_vae import choices, command, console, data, report, search_page, spaces, storage, training, tuning
@@ -28,6 +27,8 @@ def prepare(chosen, arguments: list[str], log) -> tuning.Search:
     own = [spaces.parse(text) for text in chosen.search] + (spaces.read(chosen.space) if chosen.space else [])
     space = own or spaces.default(resolved, command.given(arguments))
     for dimension in own:
+        if "." not in dimension.name:
+            raise Refusal("usage", f"{dimension.name!r} is no path of an option", "--search", fix=spaces.HOW)
         for value in dimension.choices or (dimension.low, dimension.high):
             spaces.apply(resolved, {dimension.name: (round if dimension.whole else float)(value) if not dimension.choices else value})
     if not space:
@@ -75,9 +76,7 @@ def rows(found: tuning.Result) -> list[tuple[str, str, str]]:
     lines = []
     for made in found.ranked[:SHOWN]:
         values = tuning.chosen(found.search.space, made.hyperparameters.values)
-        scores = found.scores[made.trial_id]
-        spread = f" +- {statistics.stdev(scores):.3f}, {len(scores)} seeds" if len(scores) > 1 else ""
-        lines.append((f"trial {made.trial_id}", f"{found.mean(made):.3f}{spread}", brief(values)))
+        lines.append((f"trial {made.trial_id}", f"{found.mean(made):.3f}{found.spread(made)}", brief(values)))
     return lines + [(f"trial {name}", "failed", why[:120]) for name, why in found.failed[-3:]]
 
 

@@ -29,6 +29,8 @@ class Dimension:
 
     def nearest(self, value):
         """The value of this dimension that is nearest to `value`."""
+        if not self.choices and (isinstance(value, bool) or not isinstance(value, int | float)):
+            value = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2.0  # "auto", None and the like
         if self.choices:
             numbers = all(isinstance(choice, int | float) for choice in (*self.choices, value))
             return (
@@ -106,7 +108,7 @@ def default(config: Config, given: set[str]) -> list[Dimension]:
     """What is worth searching around a resolved config, without the options `given` on the command line."""
     network, _ = components.parse(config.model.encoder)
     found = []
-    if not given & {"model.encoder", "model.decoder"}:
+    if not given & {"model.encoder", "model.decoder"} and components.parse(config.model.decoder)[0] == network:
         dense = network == "Dense"
         found.append(Dimension("depth", low=1, high=4, whole=True))
         if dense:
@@ -170,7 +172,7 @@ def apply(config: Config, values: dict) -> Config:
         depth, widths = values.pop("depth"), [values.pop(name) for name in sorted(name for name in values if name.startswith("width "))]
         if network == "Conv":
             stages = components.parse(config.model.encoder)[1].get("widths", (32, 64))
-            widths = [widths[0] * 2**stage for stage in range(len(stages))]
+            widths = [min(256, widths[0] * 2**stage) for stage in range(len(stages))]
             options["depth"] = depth
         else:
             widths = widths[:depth]

@@ -24,10 +24,10 @@ class Silent:
         return lambda *_: None
 
 
-def child(folder: str, text: str, share: float, measure: str) -> None:
+def child(folder: str, text: str, share: float, measure: tuple[str, str]) -> None:
     """The whole life of a trial's process: everything it prints goes to log.txt, what it found to result.json."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the search, which ends its trials itself
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
     folder = Path(folder)
     log = open(folder / "log.txt", "a")  # noqa: SIM115, open as long as the process lives
     os.dup2(log.fileno(), 1)
@@ -47,23 +47,25 @@ def child(folder: str, text: str, share: float, measure: str) -> None:
     os._exit(0)  # TensorFlow's own end takes a second
 
 
-def _follow(parent: int) -> None:
+def follow(parent: int) -> None:
     """End with the search: a trial that outlived it would write where the next one does."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
-def run(folder: Path, asked: config.Config, share: float, measure: str) -> dict:
+def run(folder: Path, asked: config.Config, share: float, measure: tuple[str, str] = ("elbo", "")) -> dict:
     """Train a share of the run, to the end of an epoch, from the last checkpoint if there is one: what the best validation so far saw.
     The schedules are those of the whole run, so that a run trained in pieces is the one that was never cut."""
     started, console = time.perf_counter(), Console()
     dataset = data.load(asked.data, console.log, foreign=True)
     resolved, _ = choices.resolve(asked, dataset, 1)
+    if (folder / "config.json").exists():  # how it was compiled when it began
+        resolved = config.override(resolved, "devices.jit", config.read(folder / "config.json").devices.jit)
     trainer = training.prepare(resolved, dataset, devices.Group())
     storage.write(folder / "config.json", config.to_json(trainer.config))
     trainer.restore(folder, console.log)
-    evaluator = evaluation.Evaluator(trainer.vae, dataset, trainer.config.devices.jit == "on")
+    evaluator = evaluation.Evaluator(trainer.vae, dataset, trainer.config.devices.jit == "on", trainer.group, trainer.batch_for)
     trainer.until = min(trainer.total, math.ceil(share * trainer.total / trainer.every) * trainer.every)
     loop.fit(trainer, evaluator, folder, Silent(), console)
     vae = runs.build(trainer.config, dataset.modality)
@@ -72,14 +74,14 @@ def run(folder: Path, asked: config.Config, share: float, measure: str) -> dict:
     judge = evaluation.Evaluator(vae, dataset)
     if figures["elbo"] is None:
         figures["elbo"] = judge.elbo("validation")["elbo"]
-    if measure == "log_likelihood":
+    if "log_likelihood" in measure:
         figures["log_likelihood"] = float(np.mean(judge.log_likelihood("validation", trainer.config.evaluation.samples or 10)))
     figures |= {
         "parameters": float(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         "seconds": trainer.spent,
         "step": float(trainer.step),
         "best_step": float(trainer.watch.state["best_step"]),
-        "latency": latency(vae, dataset) if measure == "latency" else 0.0,
+        **({"latency": latency(vae, dataset)} if "latency" in measure else {}),
         "returns": float(trainer.watch.state["returns"]),
         "all_seconds": time.perf_counter() - started,
     }

@@ -23,12 +23,13 @@ from pathlib import Path
 
 import grpc
 import keras_tuner
+from keras_tuner.src.engine import oracle as oracles
 
 from keras_vae import config as configuration
 from keras_vae import spaces, storage, trial
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
-from keras_vae.journal import Journal
+from keras_vae.journal import Journal, journal_of
 
 ROOT = Path("searches")
 DIRECTION = {"elbo": "max", "log_likelihood": "max", "parameters": "min", "seconds": "min", "latency": "min"}
@@ -37,6 +38,7 @@ ENOUGH_FAILURES = 10  # in a row from the start, with nothing that worked
 FACTOR = 3  # of Hyperband
 ALIVE, LOST = 5.0, 60.0  # seconds between signs of life of a worker, and after which it is given up
 POLL = 0.1
+OURS = "KERAS_VAE_CHIEF"  # in the environment of a worker: the process that started it, with which it ends
 GRID_POINTS = 5  # of a range
 CONFIRMED = 5  # trials that are tried with further seeds
 STATE = ("_seed_state", "_brackets", "_current_bracket", "_current_iteration")  # what an oracle remembers beside its trials
@@ -136,6 +138,7 @@ class Journaled:
         self.spent = max((event["seconds"] for event in journal.events if "seconds" in event), default=0.0)
         self.heard: dict[str, float] = {}  # tuner -> when it last gave a sign of life
         self.verbose, self.over = 0, False  # whether there is nothing left to begin
+        self.mutex, self.broken = threading.RLock(), None
         for event in journal.of("begun"):
             self._again(event)
         ended = {event["trial"] for event in journal.of("ended")}
@@ -151,7 +154,7 @@ class Journaled:
         self._record_values(made)
         for name, value in begun["state"].items():
             setattr(self, name, value)
-        for ended in (event for event in self.journal.of("ended") if event["trial"] == made.trial_id):
+        for ended in [event for event in self.journal.of("ended") if event["trial"] == made.trial_id][:1]:
             made.status, made.message = ended["status"], ended.get("why")
             for name, value in ended["figures"].items():
                 made.metrics.register(name, direction=DIRECTION.get(name, "min"))
@@ -174,8 +177,24 @@ class Journaled:
         ended = [self.trials[name] for name in self.end_order]
         return len(ended) >= ENOUGH_FAILURES and all(done.status != "COMPLETED" for done in ended)
 
-    @keras_tuner.synchronized
+    @contextlib.contextmanager
+    def alone(self):
+        """One at a time. keras-tuner's own lock is never released where an error passes: then this does it, and the chief is told."""
+        with self.mutex:
+            try:
+                yield
+            except BaseException as error:
+                self.broken = error
+                if oracles.THREADS[self] is not None:
+                    oracles.THREADS[self] = None
+                    oracles.LOCKS[self].release()
+                raise
+
     def create_trial(self, tuner_id):
+        with self.alone():
+            return self._create_trial(tuner_id)
+
+    def _create_trial(self, tuner_id):
         self.heard[tuner_id] = time.monotonic()
         if tuner_id not in self.ongoing_trials and (self.late or self.hopeless):
             self.over = True
@@ -191,7 +210,7 @@ class Journaled:
 
     @property
     def running(self) -> list[str]:
-        return [made.trial_id for made in self.ongoing_trials.values()]
+        return [made.trial_id for made in list(self.ongoing_trials.values())]
 
     def populate_space(self, trial_id):
         if not self.trials and self.search_.method in ("random", "bayesian"):  # the first is where the search starts
@@ -202,8 +221,22 @@ class Journaled:
     def score_trial(self, done):
         done.score, done.best_step = done.metrics.get_best_value(self.objective.name), 0
 
-    @keras_tuner.synchronized
+    def update_trial(self, trial_id, metrics, step=0):
+        with self.alone():
+            if trial_id in self.end_order:  # by a worker that was given up and came back
+                return self.trials[trial_id]
+            return super().update_trial(trial_id, metrics, step)
+
     def end_trial(self, done):
+        with self.alone():
+            if done.trial_id not in self.end_order:
+                self._end_trial(done)
+
+    def _end_trial(self, done):
+        if done.status == "FAILED" and not done.message:  # which does not travel between machines
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                name = begun_in(self.trials, self.trials[done.trial_id])
+                done.message = json.loads((self.search_.folder / "trials" / name / "result.json").read_text())["failed"]
         super().end_trial(done)
         made = self.trials[done.trial_id]
         figures = {name: history.get_best_value() for name, history in made.metrics.metrics.items()}
@@ -211,17 +244,17 @@ class Journaled:
         self.journal.add("ended", trial=made.trial_id, status=str(made.status), figures=figures, seconds=self.elapsed, **why)
 
     def get_trial(self, trial_id):
-        for tuner_id, running in self.ongoing_trials.items():
+        for tuner_id, running in list(self.ongoing_trials.items()):
             if running.trial_id == trial_id:
                 self.heard[tuner_id] = time.monotonic()
         return super().get_trial(trial_id)
 
-    @keras_tuner.synchronized
     def give_back(self, tuner_id: str) -> None:
         """A worker is gone: its trial goes to the next that asks."""
-        self.tuner_ids.discard(tuner_id)
-        if lost := self.ongoing_trials.pop(tuner_id, None):
-            self._retry_queue.append(lost.trial_id)
+        with self.alone():
+            self.tuner_ids.discard(tuner_id)
+            if lost := self.ongoing_trials.pop(tuner_id, None):
+                self._retry_queue.append(lost.trial_id)
 
     def save(self):
         return None
@@ -232,14 +265,14 @@ class Journaled:
 
 def make_oracle(search: Search, journal: Journal):
     """The oracle of a method, with what the journal remembers."""
-    oracles = keras_tuner.oracles
+    known = keras_tuner.oracles
     trials = search.trials or 10**6
     few = max(3, min(3 * len(search.space), (search.trials or 45) // 3))
     kind, options = {
-        "random": (oracles.RandomSearchOracle, {"max_trials": trials}),
+        "random": (known.RandomSearchOracle, {"max_trials": trials}),
         "grid": (Grid, {"max_trials": trials}),
-        "bayesian": (oracles.BayesianOptimizationOracle, {"max_trials": trials, "num_initial_points": few}),
-        "hyperband": (oracles.HyperbandOracle, {"max_epochs": FACTOR**3, "factor": FACTOR, "hyperband_iterations": 100}),
+        "bayesian": (known.BayesianOptimizationOracle, {"max_trials": trials, "num_initial_points": few}),
+        "hyperband": (known.HyperbandOracle, {"max_epochs": FACTOR**3, "factor": FACTOR, "hyperband_iterations": 100}),
     }[search.method]
     oracle = type(f"Journaled{kind.__name__}", (Journaled, kind), {})(
         objective=keras_tuner.Objective(search.objective, DIRECTION[search.objective]),
@@ -257,6 +290,23 @@ def make_oracle(search: Search, journal: Journal):
 
 
 # ---- who tries: workers, each with one process a trial
+
+
+def begun_in(trials, made) -> str:
+    """The trial that another continues, the first of them: they share a folder."""
+    while before := made.hyperparameters.values.get("tuner/trial_id"):
+        made = trials[before]
+    return made.trial_id
+
+
+class _Trials:
+    """The trials of an oracle that may be elsewhere."""
+
+    def __init__(self, oracle):
+        self.oracle = oracle
+
+    def __getitem__(self, name):
+        return self.oracle.get_trial(name)
 
 
 class Worker:
@@ -281,24 +331,21 @@ class Worker:
             self.tell("begun", made.trial_id)
             values = made.hyperparameters.values
             share = values.get("tuner/epochs", FACTOR**3) / FACTOR**3  # Hyperband's epochs are parts of the whole run
+            name = begun_in(_Trials(self.oracle), made)
             try:
                 config = spaces.apply(self.search.config, chosen(self.search.space, values))
-                found = self.attempt(self.begun_in(made), config, share, lambda name=made.trial_id: self.oracle.get_trial(name))
+                found = self.attempt(name, config, share, lambda name=made.trial_id: self.oracle.get_trial(name))
             except Refusal as refusal:
                 found = {"failed": f"{refusal.what}: {refusal.why}" if refusal.why else refusal.what}
             if found is None:  # asked to stop
                 return
-            if "failed" not in found:
+            if "failed" in found:
+                storage.write(self.search.folder / "trials" / name / "result.json", json.dumps(found))
+            else:
                 self.oracle.update_trial(made.trial_id, found["figures"])
             made.status, made.message = ("FAILED", found["failed"]) if "failed" in found else ("COMPLETED", None)
             self.oracle.end_trial(made)
             self.tell("ended", made.trial_id)
-
-    def begun_in(self, made) -> str:
-        """The trial that another continues, the first of them: they share a folder."""
-        while before := made.hyperparameters.values.get("tuner/trial_id"):
-            made = self.oracle.get_trial(before)
-        return made.trial_id
 
     def attempt(self, name: str, config: Config, share: float = 1.0, alive=lambda: None) -> dict | None:
         """{"figures": ...} or {"failed": why} of a setting, trained in a process of its own; None if the search is to end first."""
@@ -306,8 +353,7 @@ class Worker:
         result, text = folder / "result.json", configuration.to_json(config)
         storage.write(folder / "asked.json", text)
         storage.discard(result)
-        measure = self.search.second if self.search.second == "latency" else self.search.objective
-        arguments = str(folder), text, share, measure
+        arguments = str(folder), text, share, (self.search.objective, self.search.second)
         child = self.context.Process(target=trial.child, args=arguments, daemon=True)
         child.start()
         heard = time.monotonic()
@@ -418,7 +464,7 @@ def with_workers(oracle, workers: int, tell, command: list[str]) -> None:
     server, port = serve(oracle, f"{ip}:{port}")
     running, starts = {}, 0
     reach = "127.0.0.1" if ip == "0.0.0.0" else ip
-    environment = {**os.environ, "KERASTUNER_ORACLE_IP": reach, "KERASTUNER_ORACLE_PORT": str(port)}
+    environment = {**os.environ, "KERASTUNER_ORACLE_IP": reach, "KERASTUNER_ORACLE_PORT": str(port), OURS: str(os.getpid())}
 
     def start(name: str) -> None:
         log = open(oracle.search_.folder / f"{name}.log", "a")  # noqa: SIM115, the worker's
@@ -427,8 +473,10 @@ def with_workers(oracle, workers: int, tell, command: list[str]) -> None:
     try:
         for number in range(workers):
             start(f"worker{number}")
-        while running or oracle.ongoing_trials or not oracle.over:
+        while running or oracle.ongoing_trials or not (oracle.over or oracle.late):
             time.sleep(POLL)
+            if oracle.broken:
+                raise oracle.broken
             for name, process in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -457,6 +505,12 @@ def with_workers(oracle, workers: int, tell, command: list[str]) -> None:
 
 def join(asked: Search, tell) -> None:
     """Be a worker of a chief elsewhere."""
+    if os.environ.get(OURS) == str(os.getppid()):
+        threading.Thread(target=trial.follow, args=(os.getppid(),), daemon=True).start()
+    begun = journal_of(asked.folder)
+    if begun and any(begun.get(key) != value for key, value in json.loads(json.dumps(asked.identity())).items()):
+        fix = "start it with the command of the chief"
+        raise Refusal("usage", "this worker would search something else than its chief", str(asked.folder), fix=fix)
     empty = make_oracle(asked, _Nothing())
     worker = Worker(asked, client(empty), os.environ["KERASTUNER_TUNER_ID"], tell)
     try:
@@ -486,13 +540,23 @@ class Result:
         done = [oracle.trials[name] for name in oracle.end_order]
         self.failed = [(made.trial_id, made.message or "") for made in done if made.status != "COMPLETED"]
         self.trials_by_score = sorted((made for made in done if made.status == "COMPLETED"), key=lambda made: -made.score)
+        continued = {made.hyperparameters.values.get("tuner/trial_id") for made in self.trials_by_score}  # by Hyperband, further
+        self.trials_by_score = [made for made in self.trials_by_score if made.trial_id not in continued]
         self.scores = {made.trial_id: [made.score] for made in self.trials_by_score}
         for event in oracle.journal.of("confirmed"):
-            self.scores[event["trial"]].append(-math.inf if event["score"] is None else event["score"])
+            self.scores.setdefault(event["trial"], []).append(-math.inf if event["score"] is None else event["score"])
         self.ranked = sorted(self.trials_by_score, key=lambda made: (-len(self.scores[made.trial_id]), -self.mean(made)))
 
     def mean(self, made) -> float:
         return statistics.mean(self.scores[made.trial_id])
+
+    def spread(self, made) -> str:
+        """Over the seeds, in words; empty for one."""
+        scores = self.scores[made.trial_id]
+        if len(scores) == 1:
+            return ""
+        deviation = f"{statistics.stdev(scores):.2f}" if all(map(math.isfinite, scores)) else "a failure"
+        return f" ± {deviation} ({len(scores)} seeds)"
 
     @property
     def best(self):
@@ -510,7 +574,8 @@ class Result:
 
     def front(self) -> list:
         """The trials that no other beats in both objectives, the best in the first objective first."""
-        points = [(-made.score, self.figures(made)[self.search.second], made) for made in self.trials_by_score]
+        known = [made for made in self.trials_by_score if self.search.second in self.figures(made)]
+        points = [(-made.score, self.figures(made)[self.search.second], made) for made in known]
         return [made for a, b, made in points if not any((c <= a and d <= b) and (c < a or d < b) for c, d, _ in points)]
 
 

@@ -374,9 +374,9 @@ def test_a_trial_in_pieces_is_the_trial_in_one(config, tmp_path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     for folder in (whole, pieces):
         folder.mkdir()
-    first = trial.run(whole, options, 1.0, "elbo")
+    first = trial.run(whole, options, 1.0)
     for share in (1 / 9, 1 / 3, 1.0):
-        last = trial.run(pieces, options, share, "elbo")
+        last = trial.run(pieces, options, share)
     assert arrays(whole).keys() == arrays(pieces).keys()
     assert all(np.array_equal(value, arrays(pieces)[name]) for name, value in arrays(whole).items())
     for name in ("elbo", "parameters", "step", "best_step"):
@@ -397,7 +397,7 @@ def test_a_setting_that_cannot_be_trained_is_a_failure_with_a_reason(changes, wo
     for path, value in changes.items():
         setting = override(setting, path.replace("__", "."), value)
     try:
-        found = trial.run(tmp_path, setting, 1.0, "elbo")
+        found = trial.run(tmp_path, setting, 1.0)
         reason = found["failed"]
     except Refusal as refusal:
         reason = f"{refusal.what} {refusal.why}"
