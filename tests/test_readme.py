@@ -64,6 +64,16 @@ def test_a_normal_likelihood_beats_probabilistic_pca_of_the_same_size(tmp_path, 
     assert report["test"]["log_likelihood"] > report["references"]["per_pixel_log_likelihood"]
 
 
+def test_the_searches_of_the_readme_are_understood():
+    from keras_vae import command as line
+    from keras_vae import spaces
+
+    searches = [words(command)[2:] for command in COMMANDS if command.startswith("python tune.py")]
+    assert len(searches) == 3
+    for arguments in searches:
+        assert all(spaces.parse(text) for text in line.parse(arguments, line.TuneCommand).search)
+
+
 @pytest.mark.slow
 def test_the_verbs_of_the_readme_work_on_the_default_run(default_run, python):
     folder, _ = default_run
