@@ -68,7 +68,7 @@ def test_the_searches_of_the_readme_are_understood():
     from keras_vae import command as line
     from keras_vae import spaces
 
-    searches = [words(command)[2:] for command in COMMANDS if command.startswith("python tune.py")]
+    searches = [words(command)[1:] for command in COMMANDS if command.startswith("python tune.py")]
     assert len(searches) == 3
     for arguments in searches:
         assert all(spaces.parse(text) for text in line.parse(arguments, line.TuneCommand).search)
