@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from cuts import COMMAND, digests, environment, step, temporaries
 
-SHORT = [*COMMAND, "--training.epochs", "15"]
-STEPS = -(-15 * 1297 // 128)
+SHORT = [*COMMAND, "--training.epochs", "40"]
+STEPS = -(-40 * 1297 // 128)
 ZYGOTE = Path(__file__).parent / "zygote.py"
 
 
