@@ -122,13 +122,14 @@ ROWS["hierarchy"] = Row(
     unit="bits/dim",
 )
 
-# Of the row "vae", shorter: one thing is changed at a time.
+# Of the row "vae", shorter, so that three seeds take an evening: one thing is changed at a time.
 for name, title, options in (
-    ("ablation", "warm-up of the KL term over 30 epochs, output bias at the data's mean", ("--model.objective", "ELBO(warmup=16500)")),
+    ("ablation", "warm-up of the KL term over 18 epochs, output bias at the data's mean", ("--model.objective", "ELBO(warmup=9900)")),
     ("no-warmup", "no warm-up", ("--model.objective", "ELBO()")),
     ("no-bias", "no warm-up, output bias at 0", ("--model.objective", "ELBO()", "--model.likelihood", "unbiased:Unbiased()")),
     ("free-bits", "free bits, 0.1 nats a unit, no warm-up", ("--model.objective", "ELBO(free_bits=0.1)")),
-    ("cyclical", "cyclical warm-up, four times in 80 epochs", ("--model.objective", "ELBO(warmup=44000, cycles=4)")),
+    ("cyclical", "cyclical warm-up, four times in 48 epochs", ("--model.objective", "ELBO(warmup=26400, cycles=4)")),
 ):
     source = "the published effect of warm-up and bias is 0.25 to 1 nat (reproductions of Burda et al. 2015)"
-    ROWS[f"vae-{name}"] = Row(f"VAE 784-200-200-50, dynamic, 100 epochs: {title}", source, "", None, (*DYNAMIC, *iwae(100, *options)))
+    title = f"VAE 784-200-200-50, dynamic, 60 epochs: {title}"
+    ROWS[f"vae-{name}"] = Row(title, source, "", None, (*DYNAMIC, *iwae(60, *options)), samples=500)
