@@ -54,7 +54,7 @@ ROWS = {
         "Importance Weighted Autoencoders (Burda et al. 2015)",
         "-85.54",
         -85.54,
-        (*DYNAMIC, *iwae(150, "--model.objective", "IWAE(samples=5)")),
+        (*DYNAMIC, *iwae(100, "--model.objective", "IWAE(samples=5)")),
     ),
     "vamp-static": Row(
         "VAE with a VampPrior of 500, 300-300 (published: gated), latent 40, static binarisation",
@@ -65,8 +65,8 @@ ROWS = {
             *STATIC,
             *LONG,
             *mlp((300, 300)),
-            *("--model.posterior", "Normal(size=40)", "--model.prior", "Vamp(components=500)", "--model.objective", PLAIN),
-            *("--training.epochs", "200", "--training.patience", "40"),
+            *("--model.posterior", "Normal(size=40)", "--model.prior", "Vamp(components=500)"),
+            *("--model.objective", "ELBO(warmup=10000)", "--training.epochs", "100", "--training.patience", "40"),
         ),
     ),
     "hour": Row(
