@@ -4,6 +4,7 @@ The verb launch has no RUN: it starts several workers that train one.
 A run with a class of your own needs --trust MODULE: code named by a file is never imported on the file's word.
 """
 
+import dataclasses
 import functools
 import importlib
 import io
@@ -24,6 +25,7 @@ def sample(
     seed: int = 0,
     temperature: tuple[float, ...] | None = None,
     density: Literal["prior", "ex-post"] = "prior",
+    label: int | None = None,
     output: Path | None = None,
 ) -> None:
     """Draw from the prior and decode: samples.png and samples.npy (raw data).
@@ -34,6 +36,7 @@ def sample(
         seed: the same seed gives the same samples, whatever the count.
         temperature: spread of the latent draws; 1, the density's own, if not given; of a hierarchy also one for each latent, top down.
         density: what is drawn from: the prior, or the mixture fitted to the codes of the training records.
+        label: class of the samples, of a run of --task conditional; default: all classes in turn.
         output: folder to write to; default: RUN/outputs.
     """
     _at_least(1, count=count)
@@ -42,13 +45,16 @@ def sample(
     if not all(0.0 < value < float("inf") for value in spread):
         raise Refusal("usage", f"{said} must be finite and above 0")
     loaded = _load(run)
+    import tensorflow as tf
+
     from keras_vae.noise import Seed
 
-    vae, seed = loaded.vae, Seed.of(_seed(seed)).fold("sample")
+    vae, seed, classes = loaded.vae, Seed.of(_seed(seed)).fold("sample"), _classes(loaded, label)
     source = loaded.density if density == "ex-post" else None
     if source is None and density == "ex-post":
         elsewhere = "the latent of the run is not R^n, which it is made for"
-        why = "the run is of an earlier version" if vae.posterior.support == "real" else elsewhere
+        elsewhere = "the codes of a run with a condition say little without it" if classes else elsewhere
+        why = "the run is of an earlier version" if vae.posterior.support == "real" and not classes else elsewhere
         raise Refusal("usage", "there is no ex-post density", "--density", why, "--density prior")
     if temperature is not None and density == "prior" and not vae.spreads:
         where, why = "--temperature", f"the prior {type(vae.prior).__name__} has no spread that it could change"
@@ -60,9 +66,11 @@ def sample(
     spread = spread if len(spread) > 1 else spread[0]
 
     def draw(numbers, row):
-        return vae.decode(vae.draw(numbers.shape[0], seed.at(row), spread, source), seed=seed.at(row))
+        condition = tf.one_hot(numbers % classes if label is None else tf.fill(numbers.shape, label), classes) if classes else None
+        z = vae.draw(numbers.shape[0], seed.at(row), spread, source, condition)
+        return loaded.modality.decode(vae.decode(z, condition, seed.at(row)))
 
-    raw = _over(loaded, range(count), lambda numbers, row: loaded.modality.decode(draw(numbers, row)))
+    raw = _over(loaded, range(count), draw)
     _write(loaded, output, "samples", raw, picture=raw)
 
 
@@ -86,10 +94,14 @@ def reconstruct(
     loaded = _load(run)
     from keras_vae import report
 
-    raw, modality = _records(loaded, input, split, count), loaded.modality
-    answer = _over(loaded, raw, lambda raw, _: modality.decode(loaded.vae.reconstruct(modality.encode(raw))))
-    picture = report.pairs(modality.decode(modality.encode(raw[:40])).numpy(), answer[:40])
-    _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(raw)))
+    records, modality, vae = _records(loaded, input, split, count), loaded.modality, loaded.vae
+
+    def reconstructed(batch, _):
+        return modality.decode(loaded.task.joined(batch, vae.reconstruct(batch["x"], batch.get("condition"))))
+
+    answer, first = _over(loaded, records, reconstructed), records[:40]
+    picture = report.pairs(modality.decode(loaded.task.joined(first, first["x"])).numpy(), answer[:40])
+    _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(records)))
 
 
 def encode(
@@ -110,8 +122,8 @@ def encode(
         output: folder to write to; default: RUN/outputs.
     """
     loaded = _load(run)
-    raw = _records(loaded, input, split, count)
-    _write(loaded, output, "codes", _over(loaded, raw, lambda raw, _: loaded.vae.encode(loaded.modality.encode(raw))))
+    records = _records(loaded, input, split, count)
+    _write(loaded, output, "codes", _over(loaded, records, lambda batch, _: loaded.vae.encode(batch["x"], batch.get("condition"))))
 
 
 def score(
@@ -137,9 +149,9 @@ def score(
     """
     _at_least(1, samples=samples)
     loaded = _load(run)
-    raw = _records(loaded, input, split, count)
+    records = _records(loaded, input, split, count)
     vae, seed = loaded.vae, _seed(seed)
-    bound = _over(loaded, raw, lambda raw, row: vae.log_likelihood(loaded.modality.encode(raw), samples, seed, row), samples)
+    bound = _over(loaded, records, lambda batch, row: vae.log_likelihood(batch, samples, seed, row), samples)
     said = f"K = {samples}" if vae.posterior.density else "distortion - log p(z): no bound on the likelihood"
     print(f"mean {-bound.mean():.3f} nats over {len(bound)} records, {said}")
     _write(loaded, output, "scores", -bound)
@@ -162,10 +174,88 @@ def interpolate(run: str, /, pairs: int = 8, steps: int = 10, output: Path | Non
         raise Refusal("usage", "the model has no interpolations", where=run, why=why, fix="reconstruct or sample")
     from keras_vae import report
 
-    x = loaded.modality.encode(_records(loaded, None, "test", 2 * pairs))
-    pairs = len(x) // 2
-    raw = loaded.modality.decode(report.interpolate(loaded.vae, x[:pairs], x[pairs : 2 * pairs], steps)).numpy()
+    batch = _records(loaded, None, "test", 2 * pairs)[:]
+    pairs = len(batch["x"]) // 2
+    first, second = batch["x"][:pairs], batch["x"][pairs : 2 * pairs]
+    given = {"condition": batch["condition"][:pairs]} if "condition" in batch else {}
+    raw = loaded.modality.decode(report.interpolate(loaded.vae, first, second, steps, **given)).numpy()
     _write(loaded, output, "interpolations", raw, raw, columns=steps)
+
+
+def answer(
+    run: str,
+    /,
+    input: Path | None = None,
+    seen: Path | None = None,
+    split: Split = "test",
+    count: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Do what the run was trained for, denoise, inpaint or super-resolution: answers.npy (raw data), and answers.png with what was given
+    above each of the first.
+
+    Args:
+        run: folder or name of a finished run of such a --task.
+        input: what is given: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data, spoilt as in
+            training.
+        seen: of a run of --task inpaint, with --input: a .npy file [N, height, width], true where a pixel is seen.
+        split: which records of the run's own data.
+        count: how many at most.
+        temperature: 0 gives one answer, the centre of the prior; 1 a draw, another for each seed.
+        seed: of the draw.
+        output: folder to write to; default: RUN/outputs.
+    """
+    if not 0.0 <= temperature < float("inf"):
+        raise Refusal("usage", f"--temperature {temperature} must be finite and at least 0")
+    loaded = _load(run)
+    from keras_vae import report
+    from keras_vae.noise import Seed
+
+    vae, task, modality, seed = loaded.vae, loaded.task, loaded.modality, Seed.of(_seed(seed)).fold("sample")
+    if "given" not in (inputs := task.inputs(modality)):
+        fix = "train one with --task denoise, inpaint or super-resolution; sample, reconstruct and score are for all runs"
+        raise Refusal("usage", f"a run of --task {type(task).__name__.lower()} is given no records", where=run, fix=fix)
+    if (seen is not None) != (input is not None and "seen" in inputs):
+        raise Refusal(
+            "usage", "--seen says which pixels of --input are seen, of a run of --task inpaint", "--seen", fix="give both, or neither"
+        )
+    records = _records(loaded, None, split, count) if input is None else _Given(loaded, input, seen, count)
+
+    def answered(batch, row):
+        condition = batch["condition"]
+        z = vae.draw(condition.shape[0], seed.at(row), temperature, condition=condition)
+        return modality.decode(task.joined(batch, vae.decode(z, condition, seed.at(row))))
+
+    answers, first = _over(loaded, records, answered), records[:40]
+    picture = report.pairs(modality.decode(task.start(first["condition"])).numpy(), answers[:40])
+    _write(loaded, output, "answers", answers, picture, columns=min(10, len(records)))
+
+
+def detect(run: str, /, input: Path | None = None, split: Split = "test", count: int | None = None, output: Path | None = None) -> None:
+    """Say which records are anomalies: scores.npy (nats), anomalies.npy (true or false), and anomalies.png with the most surprising first.
+
+    Args:
+        run: folder or name of a finished run of --task anomaly.
+        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
+        split: which records of the run's own data.
+        count: how many at most.
+        output: folder to write to; default: RUN/outputs.
+    """
+    loaded = _load(run)
+    if loaded.threshold is None:
+        raise Refusal("usage", "the run has no threshold", where=run, fix="train one with --task anomaly")
+    import numpy as np
+
+    records = _records(loaded, input, split, count)
+    scores = _over(loaded, records, lambda batch, _: loaded.vae.surprise(batch["x"])[0])
+    found = scores > loaded.threshold
+    print(f"{int(found.sum()):,} of {len(found):,} records are anomalies: their score is above {loaded.threshold:.4g} nats")
+    _write(loaded, output, "scores", scores)
+    worst = np.sort(np.argsort(-scores, kind="stable")[:40])
+    raw = np.stack([records.raw[int(row) : int(row) + 1][0] for row in worst[np.argsort(-scores[worst], kind="stable")]])
+    _write(loaded, output, "anomalies", found, raw, columns=min(10, len(raw)))
 
 
 def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples: int | None = None, limit: int | None = None) -> None:
@@ -206,8 +296,13 @@ def export(run: str, /, output: Path | None = None) -> None:
         output = runs.next_version(loaded.folder)
     elif output.exists():
         raise Refusal("usage", f"{output} exists", where="--output", fix="name a new folder")
-    examples = loaded.modality.decode(loaded.vae.sample(64)).numpy()
-    difference = serving.export(loaded.vae, loaded.modality, output, examples, loaded.density)
+    import numpy as np
+
+    shape = loaded.vae.condition_shape
+    given = {"condition": np.zeros(shape, "float32")} if shape else {}
+    examples = loaded.modality.decode(loaded.vae.sample(64, **given)).numpy()
+    endpoints = serving.Endpoints(loaded.vae, loaded.modality, loaded.density, loaded.task, loaded.threshold)
+    difference = serving.export(endpoints, output, examples)
     print(f"{output}: checked in a fresh process, largest relative difference {difference:.1e}")
 
 
@@ -283,15 +378,76 @@ def _seed(seed: int) -> int:
     return seed
 
 
-def _records(loaded, path: Path | None, split: str, count: int | None):
-    """Raw records: of a file, or of the run's own data. `Refusal` (data) if they are not what the model was trained on."""
+class _Records:
+    """Raw records with their labels, and [rows] as a batch of the run's task, without a draw that is not the task's own."""
+
+    def __init__(self, loaded, raw, labels=None):
+        self.loaded, self.raw, self.labels = loaded, raw, labels
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, rows: slice) -> dict:
+        from keras_vae.noise import Seed
+
+        task, modality, label = self.loaded.task, self.loaded.modality, None if self.labels is None else self.labels[rows]
+        return task.batch(modality, modality.encode(self.raw[rows]), label, Seed.of(0, row=rows.start or 0).fold("task"))
+
+
+class _Given(_Records):
+    """What a task is given, from files."""
+
+    def __init__(self, loaded, path: Path, seen: Path | None, count: int | None):
+        from keras_vae import data
+        from keras_vae.sources import arrays
+
+        inputs = loaded.task.inputs(loaded.modality)
+        smaller = dataclasses.replace(loaded.modality, shape=tuple(inputs["given"].shape[1:]))
+        super().__init__(loaded, data.read(path, smaller, loaded.config.data, count))
+        self.seen = None if seen is None else arrays.read_npy(str(seen))[:count]
+        if self.seen is not None and (self.seen.dtype != bool or self.seen.shape != (len(self.raw), *inputs["seen"].shape[1:])):
+            why = f"it is {self.seen.dtype} {list(self.seen.shape)}, and {len(self.raw)} records were given"
+            wanted = f"an array of true and false [{', '.join(map(str, (len(self.raw), *inputs['seen'].shape[1:])))}]"
+            raise Refusal("data", "this does not say which pixels are seen", str(seen), why, wanted)
+
+    def __getitem__(self, rows: slice) -> dict:
+        import tensorflow as tf
+
+        task, modality = self.loaded.task, self.loaded.modality
+        further = {} if self.seen is None else {"seen": self.seen[rows]}
+        condition = task.condition(modality, given=self.raw[rows], **further)
+        return task.asked(tf.zeros((len(condition), *modality.shape)), condition)
+
+
+def _records(loaded, path: Path | None, split: str, count: int | None) -> _Records:
+    """The records of a file, or of the run's own data. `Refusal` (data) if they are not what the model was trained on."""
     from keras_vae import data
 
     if count is not None:
         _at_least(1, count=count)
     if path is None:
-        return getattr(_dataset(loaded), split)[:count]
-    return data.read(path, loaded.modality, loaded.config.data, count)
+        dataset = _dataset(loaded)
+        labels = dataset.labels[split][:count] if loaded.task.labelled else None
+        return _Records(loaded, getattr(dataset, split)[:count], labels)
+    if loaded.task.labelled:
+        why = "the run's model is asked about a record and its class, and a file of records tells no classes"
+        raise Refusal("usage", "--input is not for a run of --task conditional", "--input", why, "--split names records of its own data")
+    return _Records(loaded, data.read(path, loaded.modality, loaded.config.data, count))
+
+
+def _classes(loaded, label: int | None) -> int:
+    """Of a run of --task conditional; 0 for one that takes no condition. `Refusal` (usage) for a label it does not have, or a task that is
+    given records."""
+    task = loaded.task
+    if "given" in task.inputs(loaded.modality):
+        raise Refusal(
+            "usage", f"a run of --task {type(task).__name__.lower()} samples what it is given", fix="python -m keras_vae answer RUN"
+        )
+    classes = task.classes if task.labelled else 0
+    if label is not None and not 0 <= label < classes:
+        why = f"the run has the classes 0 to {classes - 1}" if classes else "the run knows no classes"
+        raise Refusal("usage", f"--label {label} is no class of the run", "--label", why, "leave it out" * (not classes))
+    return classes
 
 
 def _dataset(loaded):
@@ -302,7 +458,7 @@ def _dataset(loaded):
     if dataset.fingerprint != runs.read_fingerprint(loaded.folder):
         fix = "bring the old data back; reconstruct, encode and score take other records with --input"
         raise Refusal("model", "the data has changed since the run was trained", where=loaded.config.data.source, fix=fix)
-    return dataset
+    return dataset.for_task(loaded.config.task)
 
 
 def _over(loaded, records, function, samples: int = 1):
@@ -315,7 +471,7 @@ def _over(loaded, records, function, samples: int = 1):
     compiled = tf.function(lambda rows, row: [function(rows, row)], autograph=False)  # XLA takes longer to compile than it saves
     most = evaluation.fitting(loaded.vae.event_shape, samples)
     answers = evaluation.batches(compiled, lambda start, stop: records[start:stop], len(records), most)
-    return np.concatenate([answer for (answer,) in answers])
+    return np.concatenate([found for (found,) in answers])
 
 
 def _write(loaded, output: Path | None, name: str, array, picture=None, columns: int | None = None) -> None:
@@ -337,7 +493,7 @@ def _later(verb):
     return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
 
 
-WRITTEN = sample, reconstruct, encode, score, interpolate, evaluate, diagnose, export, report, doctor, components
+WRITTEN = sample, reconstruct, encode, score, interpolate, answer, detect, evaluate, diagnose, export, report, doctor, components
 VERBS = {verb.__name__: _later(verb) for verb in WRITTEN}
 VERBS["launch"] = launch.Launch
 

@@ -184,18 +184,28 @@ class Append(keras.layers.Layer):
 
 
 class Concatenate(keras.layers.Layer):
-    """[x, c]: channels of x, then those of the condition c [B, size], the same at every position."""
+    """[x, c]: channels of x, then those of the condition c [B, *shape]: position by position if both lie on one grid, all of them if x is
+    flat, and, of a condition [B, C], the same at every position."""
 
-    def __init__(self, size: int, **kwargs):
+    def __init__(self, shape: tuple, **kwargs):
         super().__init__(**kwargs)
-        self.size = size
+        self.shape = tuple(shape)
+
+    def build(self, x_shape):
+        if len(x_shape) > 2 and self.shape[:-1] not in ((), tuple(x_shape[1:-1])):
+            raise ValueError(f"a condition on the grid {self.shape[:-1]} does not go with data on {tuple(x_shape[1:-1])}: resize it")
+        self.built = True
 
     def compute_output_shape(self, x_shape):
-        return (*x_shape[:-1], x_shape[-1] + self.size)
+        return (*x_shape[:-1], x_shape[-1] + (math.prod(self.shape) if len(x_shape) == 2 else self.shape[-1]))
 
     def call(self, x, training=False, seed=None, condition=None):
-        channels = tf.reshape(condition, (-1, *[1] * (len(x.shape) - 2), self.size))
-        return tf.concat([x, tf.tile(channels, (1, *x.shape[1:-1], 1))], axis=-1)
+        condition = tf.cast(condition, x.dtype)
+        if len(x.shape) == 2:
+            return tf.concat([x, tf.reshape(condition, (-1, math.prod(self.shape)))], axis=-1)
+        if len(self.shape) == 1:
+            condition = tf.tile(tf.reshape(condition, (-1, *[1] * (len(x.shape) - 2), *self.shape)), (1, *x.shape[1:-1], 1))
+        return tf.concat([x, condition], axis=-1)
 
 
 class Excite(keras.layers.Layer):

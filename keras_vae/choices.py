@@ -2,7 +2,9 @@
 
 import math
 
-from keras_vae import components, data, devices
+import numpy as np
+
+from keras_vae import components, data, devices, tasks
 from keras_vae.config import Config, flatten, override
 from keras_vae.errors import Refusal
 
@@ -28,6 +30,7 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         how_many = f"all {most:,}" if most == len(dataset.train) else f"{most:,} of the {len(dataset.train):,}"
         decisions.append(("batch", f"{how_many} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
         config = override(config, "data.batch_size", most)
+    config, given = _task(config, dataset)
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":
         if modality.x_levels == 2:
@@ -41,14 +44,15 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         levels = components.edit(config.model.likelihood, "levels", modality.x_levels)
         choices["likelihood"] = levels, f"the data has {modality.x_levels} grey levels"
     plain = components.parse(config.model.family)[0] == "VAE"
-    small = elements <= 1024 and plain
+    small = elements <= 1024 and plain and len(given) < 2
     widths, side = [], max(modality.shape[:2])
     while side > 4 and len(widths) < 6:
         widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)
     reason = f"{elements:,} elements are {'few' if small else 'many'}" if plain else "a hierarchy needs grids"
+    reason = reason if len(given) < 2 else "what is given lies on a grid"
     in_space = components.find("posterior", components.parse(config.model.posterior)[0]).support == "real"  # PCA starts no other latent
-    further = ", linear=True" * (in_space and plain and elements <= LINEAR_ELEMENTS)
+    further = ", linear=True" * (in_space and plain and not given and elements <= LINEAR_ELEMENTS)
     if config.data.augment == "auto":
         few = len(dataset.train) < FEW_RECORDS and not small
         shift = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})"
@@ -72,6 +76,18 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         config = override(config, "model.objective", text)
     _check_shares(config, replicas, len(dataset.train))
     return config, decisions
+
+
+def _task(config: Config, dataset: data.Dataset) -> tuple[Config, tuple]:
+    """The config with the task as it is for these records, and the shape of the condition it gives the model."""
+    text = components.write(*components.parse(config.task, "task"))
+    if components.leaves_open("task", text, "classes"):
+        known = max((int(labels.max()) + 1 for labels in dataset.labels.values() if len(labels)), default=0)
+        text = components.edit(text, "classes", max(len(dataset.classes), known, 1))
+    task = dataset.for_task(text).task
+    if isinstance(task, tasks.Anomaly):
+        task.threshold(np.zeros(len(dataset.validation)))  # too few are refused before training
+    return override(config, "task", text), task.condition_shape(dataset.modality)
 
 
 def _check_shares(config: Config, replicas: int, records: int) -> None:

@@ -32,12 +32,13 @@ ROOMS = {
     "objective": ("objectives", "Objective"),
     "decay": ("schedules", "Decay"),
     "augmentation": ("augmentations", "Augmentation"),
+    "task": ("tasks", "Task"),
 }
 
 
 def path(kind: str) -> str:
     """Where the configuration names the component of this kind."""
-    return {"decay": "optimizer.decay", "augmentation": "data.augment"}.get(kind, f"model.{kind}")
+    return {"decay": "optimizer.decay", "augmentation": "data.augment", "task": "task"}.get(kind, f"model.{kind}")
 
 
 def _short(text: str) -> str:
@@ -45,11 +46,14 @@ def _short(text: str) -> str:
 
 
 def parse(text: str, where: str = "") -> tuple[str, dict]:
-    """ "Name(option=value, ...)" -> (name, options); values are Python literals. A bare "Name" has no options. `where`: for refusals."""
+    """ "Name(option=value, ...)" -> (name, options); values are Python literals. A bare "Name" has no options. `where`: for refusals; a
+    task may be said in plain words, as "super-resolution"."""
 
     def refuse(why: str):
         return Refusal("usage", f"cannot read the component {_short(text)!r}", where, why[:200], 'write it like "Normal(size=32)"')
 
+    if where == "task" and re.fullmatch(r"[a-z]+(-[a-z]+)*", text):
+        text = "".join(map(str.capitalize, text.split("-")))
     prefix, colon, call = text.strip().rpartition(":") if ":" in text.partition("(")[0] else ("", "", text.strip())
     if colon and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", prefix):
         raise refuse("a class of your own is named package.module:Class")
@@ -99,9 +103,9 @@ def write(name: str, options: dict) -> str:
     return f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})"
 
 
-def edit(text: str, option: str, value) -> str:
+def edit(text: str, option: str, value, where: str = "") -> str:
     """The component with one option set."""
-    name, options = parse(text)
+    name, options = parse(text, where)
     return write(name, {**options, option: value})
 
 
@@ -224,7 +228,7 @@ def make(kind: str, text, **extra):
         if not _foreign(type(text)):
             check(kind, *parse(describe(text)), path(kind))
         return text
-    name, options = parse(text)
+    name, options = parse(text, path(kind))
     check(kind, name, options, path(kind))
     cls = find(kind, name)
     try:

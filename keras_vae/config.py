@@ -113,6 +113,7 @@ class Config:
 
     name: str | None = None  # the folder under saved_models/; None = the preset's name, or that of the data
     seed: int = 0
+    task: str = "Generate()"  # denoise, inpaint, super-resolution, conditional, anomaly; with options as "Denoise(level=0.3)"; --list tasks
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -166,6 +167,8 @@ def override(config: Config, path: str, value) -> Config:
     if not rest:
         return dataclasses.replace(config, **{head: value})
     section = getattr(config, head)
+    if head in COMPONENTS and len(rest) == 1:
+        return dataclasses.replace(config, **{head: components.edit(section, rest[0], value, head)})
     if not dataclasses.is_dataclass(section):
         raise Refusal("usage", f"{head!r} is a value and has nothing inside: {path!r}", fix="python train.py --print-config")
     if rest[0] not in {item.name for item in dataclasses.fields(section)}:
@@ -195,6 +198,7 @@ def named(config: Config) -> Config:
 
 
 COMPONENTS = {
+    "task": "task",
     "model.family": "family",
     "model.encoder": "encoder",
     "model.posterior": "posterior",

@@ -1,6 +1,7 @@
 """Data: the records of a source as a data set, and their order as a pure function of (seed, position)."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components
+from keras_vae import components, tasks
 from keras_vae import config as configuration
 from keras_vae.errors import Refusal, nearest
 from keras_vae.modalities.images import Images
@@ -23,6 +24,7 @@ from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
 from keras_vae.sources import arrays, digits, folder, tfds
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
+ADAPTED = 5000  # training records that stand for all, at most
 SAMPLE = 2**28  # bytes of float32 values, at most, where a sample of the records stands for all
 
 FED = 2**26  # bytes of records read ahead, and handed to one call of the compiled loop
@@ -57,23 +59,49 @@ class Dataset:
     bad: list = field(default_factory=list)  # {"name", "why"} of records left out; grows when more turn up
     decided: dict = field(default_factory=dict)  # options of config.Data that were left open, as decided from the records
     fingerprint: str = ""  # equal for equal records in equal splits
+    task: tasks.Task = field(default_factory=tasks.Generate)
+
+    def for_task(self, text: str) -> "Dataset":
+        """The same for the task that `text` describes. `Refusal` (data) where it needs labels and there are none."""
+        task = components.make("task", text)
+        if task.labelled and (missing := [split for split in SPLITS if split not in self.labels]):
+            why = f"the {' and '.join(missing)} records have none"
+            fix = "subfolders as classes, an array y in the .npz file, or another --task"
+            raise Refusal("data", f"{type(task).__name__} needs a label for each record", self.source, why, fix)
+        return dataclasses.replace(self, task=task)
 
     def encoded(self, split: str, start: int = 0, stop: int | None = None) -> tf.Tensor:
         """x of some records of a split. What is random about them (binarisation) is drawn once and for all: by the record's number,
         not by the run."""
-        raw = getattr(self, split)[start:stop]
-        return self.modality.encode(raw, Seed.of(0, row=start).fold(split))
+        return self.batch(split, start, stop)["x"]
 
-    def some(self, split: str, count: int) -> np.ndarray:
-        """`count` raw records spread evenly over a split, or as many as `SAMPLE` bytes hold as float32."""
-        records = getattr(self, split)
-        count = min(count, len(records), max(2, SAMPLE // (4 * math.prod(self.modality.shape))))
-        return records[np.linspace(0, len(records) - 1, count).astype(np.int64)]
+    def batch(self, split: str, start: int = 0, stop: int | None = None) -> dict:
+        """x of some records of a split, drawn so, and what the task puts beside it."""
+        return self._batch(split, np.arange(len(getattr(self, split)))[start:stop], start)
+
+    def some(self, split: str, count: int) -> dict:
+        """A batch of `count` records spread evenly over a split, or of as many as `SAMPLE` bytes hold as float32."""
+        return self._batch(split, self.spread(split, count), 0)
+
+    def spread(self, split: str, count: int) -> np.ndarray:
+        """The numbers of those records."""
+        records = len(getattr(self, split))
+        count = min(count, records, max(2, SAMPLE // (4 * math.prod(self.modality.shape))))
+        return np.linspace(0, records - 1, count).astype(np.int64)
+
+    def _batch(self, split: str, rows: np.ndarray, first: int) -> dict:
+        label = self.labels[split][rows] if self.task.labelled else None
+        return self.made(getattr(self, split)[rows], label, Seed.of(0, row=first).fold(split))
+
+    def made(self, raw, label, seed: Seed, encoding: Seed | None = None) -> dict:
+        """The batch of raw records [B, *raw] and their labels [B]."""
+        x = self.modality.encode(raw, seed if encoding is None else encoding)
+        return self.task.batch(self.modality, x, label, seed.fold("task"))
 
     @functools.cached_property
     def sample(self) -> np.ndarray:
         """Training records that stand for all where a look at each would take long."""
-        return self.some("train", 5000)
+        return self.train[self.spread("train", ADAPTED)]
 
     def card(self) -> list[tuple[str, str]]:
         """What a person should see before training."""

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, devices
+from keras_vae import components, devices, distributions
 from keras_vae.noise import Seed
 
 ROWS = 2000  # rows (records x importance samples) that go through a model at once
@@ -23,7 +23,7 @@ class Evaluator:
 
     def __init__(self, vae, dataset, jit: bool = True, group: devices.Group | None = None, batch_for=None):
         self.vae, self.dataset, self.group = vae, dataset, group or devices.Group()
-        self.batch_for = batch_for or (lambda x: {"x": x})
+        self.batch_for = batch_for or (lambda batch: batch)
         self._losses = tf.function(self._losses, jit_compile=jit and self.group.local == 1, autograph=False)
         self._terms = tf.function(self._terms, jit_compile=jit, autograph=False)
         self._bound = tf.function(self._bound, jit_compile=jit, autograph=False)
@@ -44,7 +44,7 @@ class Evaluator:
         """The mean of the loss with its final weights. What looks at a batch as a whole sees `size` records at most; every worker takes
         all of them."""
         most, records = fitting(self.vae.event_shape, self.vae.objective.draws), len(getattr(self.dataset, split))
-        read = functools.partial(self.dataset.encoded, split)
+        read = functools.partial(self.dataset.batch, split)
         (losses,) = zip(*batches(self._losses, read, records, min(size, most)), strict=True)
         return float(np.concatenate(losses).mean(dtype=np.float64))
 
@@ -52,13 +52,13 @@ class Evaluator:
         """The importance-weighted bound with K = `samples`, [N], nats."""
         at_once = math.gcd(samples, 100) if samples > 100 else samples
 
-        def bound(x, row):
-            total = np.full(len(x), -np.inf)
+        def bound(batch, row):
+            total = np.full(len(batch["x"]), -np.inf)
             for chunk in range(samples // at_once):
-                weights = self._log_weights(x, row, tf.constant(chunk), samples=at_once)
+                weights = self._log_weights(batch, row, tf.constant(chunk), samples=at_once)
                 total = np.logaddexp(total, tf.reduce_logsumexp(weights, axis=1).numpy())
             if progress:
-                progress(len(x))
+                progress(len(total))
             return (total - math.log(samples),)
 
         return self._over(split, limit, bound, at_once)[0]
@@ -66,8 +66,8 @@ class Evaluator:
     def full(self, split: str, samples: int, limit: int | None = None, progress=None) -> dict:
         """Every figure of the report for one split; nats per example unless the name says otherwise."""
         modality = self.dataset.modality
-        loc, unit_rate, error = self._over(split, limit, self._terms)
-        n, size, continuous = len(loc), math.prod(modality.shape), self.vae.likelihood.continuous
+        loc, unit_rate, error, scored = self._over(split, limit, self._terms)
+        n, size, continuous = len(loc), float(scored.mean(dtype=np.float64)), self.vae.likelihood.continuous
         activity, least = loc.var(axis=0, dtype=np.float64), ACTIVE  # in float32 the mean of equal numbers is not quite theirs
         if self.vae.posterior.support == "codes":  # a unit is a position, and active if its code varies
             activity, least = activity.sum(axis=-1), 0.0
@@ -93,21 +93,20 @@ class Evaluator:
             "units": activity.size,
             "rate_per_unit": unit_rate.mean(axis=0).tolist(),
             "variance_per_unit": activity.reshape(-1).tolist(),
-            "reconstruction_error": float(error.mean()),
+            "reconstruction_error": float(error.sum(dtype=np.float64) / scored.sum(dtype=np.float64)),
             "examples": n,
         }
 
     def reconstruction_error(self, split: str, count: int) -> float:
         """The mean squared error per element of `count` records spread over a split."""
-        x, batch = self._some(split, count), fitting(self.vae.event_shape)
-        errors = [tf.reduce_mean(tf.square(self.vae.reconstruct(part) - part)) for part in np.array_split(x, -(-len(x) // batch))]
-        return float(np.mean(errors))
+        _, _, errors, scored = over(self._terms, self.dataset.some(split, count), self.vae.event_shape)
+        return float(errors.sum() / scored.sum())
 
     def drawn(self, split: str, limit: int | None = None) -> np.ndarray:
         """z ~ q(z|x), one of each record, [N, *Z]."""
 
-        def draw(x, row):
-            return (self.vae.infer({"x": x}, Seed.of(0).fold("drawn").at(row)).latents[0].z,)
+        def draw(batch, row):
+            return (self.vae.infer(batch, Seed.of(0).fold("drawn").at(row)).latents[0].z,)
 
         return self._over(split, limit, tf.function(draw, autograph=False))[0]
 
@@ -117,22 +116,51 @@ class Evaluator:
         from sklearn.decomposition import PCA
 
         records = len(getattr(self.dataset, split))
-        held_out = self.dataset.encoded(split, 0, min(records, limit or records)).numpy()
-        train = self._some("train", 20000)
+        records = self.dataset.batch(split, 0, min(records, limit or records))
+        held_out, train = records["x"].numpy(), self.dataset.some("train", 20000)["x"].numpy()
         per_pixel = self._per_pixel(train)
-        batch = fitting(self.vae.event_shape)
-        parts = (held_out[start : start + batch] for start in range(0, len(held_out), batch))
-        pixel = np.concatenate([per_pixel(len(x)).log_prob(x).numpy() for x in parts])
+
+        def alone(batch, row):
+            return (per_pixel(len(batch["x"])).log_prob(batch["x"], batch.get("mask")),)
+
+        (pixel,) = over(alone, records, self.vae.event_shape)
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
         units, (n, size) = math.prod(self.vae.latent_shape), train.reshape(len(train), -1).shape
         # Codes are bits, and no match for as many numbers.
-        if self.vae.posterior.support != "codes" and units < min(n, size) and np.ptp(train):
+        if self.vae.posterior.support != "codes" and units < min(n, size) and np.ptp(train) and not self.vae.condition_shape:
             pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
             flat = held_out.reshape(len(held_out), size)
             result["pca_reconstruction_error"] = float(np.square(flat - pca.inverse_transform(pca.transform(flat))).mean())
             if self.vae.likelihood.continuous and size <= 4096:  # the score inverts a size x size covariance
                 result["ppca_log_likelihood"] = float(pca.score(flat))
         return result
+
+    def answer(self, split: str, limit: int | None = None) -> dict:
+        """Of a task that is given records: how near the model's answer at temperature 0 comes to x, and how near what was given, as
+        10 log10(1 / mean squared error) over what is asked for, dB; {} of another task."""
+        task = self.dataset.task
+        if not self.vae.condition_shape or task.start(tf.zeros((1, *self.vae.condition_shape))) is None:
+            return {}
+
+        def errors(batch, row):
+            x, condition, scored = batch["x"], batch["condition"], batch.get("mask", tf.ones_like(batch["x"]))
+            found = self.vae.sample(tf.shape(x)[0], 0, 0.0, condition=condition), task.start(condition)
+            squares = [distributions.sum_event(scored * tf.square(values - x)) for values in found]
+            return *squares, distributions.sum_event(scored)
+
+        answered, given, scored = (
+            column.sum(dtype=np.float64) for column in self._over(split, limit, tf.function(errors, autograph=False))
+        )
+        ratios = (-10.0 * math.log10(max(error / scored, 1e-12)) for error in (answered, given))
+        return dict(zip(("psnr", "given_psnr"), ratios, strict=True))
+
+    def surprise(self, split: str, limit: int | None = None) -> np.ndarray:
+        """The score of each record, without a draw, [N], nats (`VAE.surprise`)."""
+
+        def score(batch, row):
+            return (self.vae.surprise(batch["x"], batch.get("condition"))[0],)
+
+        return self._over(split, limit, tf.function(score, autograph=False))[0]
 
     def _by_latent(self, rates) -> dict:
         """Of a hierarchy: the shapes of its latents, from the top down, and the rate of each, nats."""
@@ -143,25 +171,27 @@ class Evaluator:
         ends = first + np.cumsum([0, *map(math.prod, shapes[1:-1])])
         return {"latents": list(map(list, shapes)), "rate_per_latent": [float(part.sum()) for part in np.split(rates, ends)]}
 
-    def _bound(self, x, row):
+    def _bound(self, batch, row):
         """Distortion [B], rate [B]."""
-        inference = self.vae.infer({"x": x}, Seed.of(0).fold("evaluate").at(row))
-        return inference.distortion(x), inference.rate()
+        inference = self.vae.infer(batch, Seed.of(0).fold("evaluate").at(row))
+        return inference.distortion(batch["x"], batch.get("mask")), inference.rate()
 
-    def _terms(self, x, row):
-        """Posterior mean [B, *Z], rate of each part of z [B, parts], squared error of the reconstruction [B]."""
-        inference = self.vae.infer({"x": x}, Seed.of(0).fold("evaluate").at(row))
-        mean, rates = self.vae.encode(x), [latent.element_rate() for latent in inference.latents]
-        error = tf.reduce_mean(tf.square(tf.reshape(self.vae.decode(mean) - x, (tf.shape(x)[0], -1))), axis=1)
-        return mean, tf.concat(rates, axis=1), error
+    def _terms(self, batch, row):
+        """Posterior mean [B, *Z], rate of each part of z [B, parts], and of the reconstruction the squared errors of all that is scored and
+        how much that is, [B] each."""
+        inference, x, condition = self.vae.infer(batch, Seed.of(0).fold("evaluate").at(row)), batch["x"], batch.get("condition")
+        mean, rates = self.vae.encode(x, condition), [latent.element_rate() for latent in inference.latents]
+        scored = batch.get("mask", tf.ones_like(x))
+        errors = scored * tf.square(self.vae.decode(mean, condition) - x)
+        return mean, tf.concat(rates, axis=1), distributions.sum_event(errors), distributions.sum_event(scored)
 
-    def _losses(self, x, row):
-        batch, objective = self.batch_for(x), self.vae.objective
+    def _losses(self, batch, row):
+        batch, objective = self.batch_for(batch), self.vae.objective
         inference = self.vae.infer(batch, Seed.of(0).fold("evaluate").at(row), samples=objective.draws)
         return (objective(batch, inference, tf.constant(LAST))["loss"],)
 
-    def _log_weights(self, x, row, chunk, samples):
-        return self.vae.log_weights({"x": x}, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))
+    def _log_weights(self, batch, row, chunk, samples):
+        return self.vae.log_weights(batch, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))
 
     def _per_pixel(self, train):
         """The per-pixel model of the training records under a fresh copy of the likelihood: rows -> distribution."""
@@ -171,22 +201,20 @@ class Evaluator:
         likelihood.adapt(train)
         return likelihood.reference
 
-    def _some(self, split, count) -> np.ndarray:
-        return self.dataset.modality.encode(self.dataset.some(split, count), Seed.of(0).fold(split)).numpy()
-
-    def _spread(self, x, row):
+    def _spread(self, batch, row):
         """`_bound` on all replicas of this worker, each with its part of the rows."""
-        parts = tf.split(x, self.group.local)
-        rows = [row + number * parts[0].shape[0] for number in range(self.group.local)]
-        results = self.group.run(lambda _, x, row: self._bound(x, row), parts, rows)
+        split = {name: tf.split(rows, self.group.local) for name, rows in batch.items()}
+        parts = [{name: rows[number] for name, rows in split.items()} for number in range(self.group.local)]
+        rows = [row + number * parts[0]["x"].shape[0] for number in range(self.group.local)]
+        results = self.group.run(lambda _, batch, row: self._bound(batch, row), parts, rows)
         return [tf.concat(column, axis=0) for column in zip(*results, strict=True)]
 
     def _over(self, split: str, limit: int | None, function, samples: int = 1) -> list[np.ndarray]:
-        """`function(x, first row)` over a split, [N, ...] of each of its results."""
+        """`function(batch, first row)` over a split, [N, ...] of each of its results."""
         return [np.concatenate(column) for column in zip(*self._batches(split, limit, function, samples), strict=True)]
 
     def _batches(self, split: str, limit: int | None, function, samples: int = 1, *share: int):
-        records, read = len(getattr(self.dataset, split)), functools.partial(self.dataset.encoded, split)
+        records, read = len(getattr(self.dataset, split)), functools.partial(self.dataset.batch, split)
         return batches(function, read, min(records, limit or records), fitting(self.vae.event_shape, samples), *share)
 
 
@@ -196,19 +224,30 @@ def fitting(shape: tuple, samples: int = 1) -> int:
 
 
 def batches(function, read, records: int, most: int, replicas: int = 1, workers: int = 1, worker: int = 0):
-    """The results of `function(rows, number of the first)` for all records, `read(start, stop)`, as arrays. The batches have one shape, at
-    most `most` rows for each replica: the last is filled up, and the filling dropped. Of several workers each takes its turn."""
+    """The results of `function(rows, number of the first)` for all records, `read(start, stop)`, an array or a dict of such, as arrays. The
+    batches have one shape, at most `most` rows for each replica: the last is filled up, and the filling dropped. Of several workers each
+    takes its turn."""
     turns = -(-records // (most * replicas * workers))
     batch = -(-records // (turns * replicas * workers)) * replicas  # so that the last is nearly as full as the others
     for start in range(worker * batch, records, workers * batch):
-        rows = tf.convert_to_tensor(read(start, min(start + batch, records)))
-        real = len(rows)
-        if real < batch:
-            rows = tf.concat([rows, tf.repeat(rows[-1:], batch - real, axis=0)], axis=0)
+        real = min(start + batch, records) - start
+        rows = tf.nest.map_structure(functools.partial(_filled, rows=batch), read(start, start + real))
         yield [np.asarray(values)[:real] for values in function(rows, tf.constant(start, tf.int64))]
 
 
-def bits_per_dim(log_likelihood: float, size: int, continuous: bool, level_width: float) -> float:
+def over(function, records: dict, shape: tuple) -> list[np.ndarray]:
+    """[N, ...] of each result of `function(batch, first row)` over a batch of any size, of data of a `shape`."""
+    read = lambda start, stop: {name: rows[start:stop] for name, rows in records.items()}  # noqa: E731
+    return [np.concatenate(column) for column in zip(*batches(function, read, len(records["x"]), fitting(shape)), strict=True)]
+
+
+def _filled(values, rows: int):
+    """[n, ...] filled up to so many rows with copies of the last."""
+    values = tf.convert_to_tensor(values)
+    return values if len(values) == rows else tf.concat([values, tf.repeat(values[-1:], rows - len(values), axis=0)], axis=0)
+
+
+def bits_per_dim(log_likelihood: float, size: float, continuous: bool, level_width: float) -> float:
     """-log2 p(x) / D. A density is turned into the probability of a grey level by the width of the level in x."""
     bits = -log_likelihood / size / math.log(2.0)
     return bits - math.log2(level_width) if continuous else bits

@@ -243,9 +243,9 @@ class Trainer:
                 first = replica * self.part
                 seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations), first)
                 raw = tf.gather(records, index) if self.resident else records[number]
-                x = self.dataset.modality.encode(self.augment(raw, seed.fold("augment")), seed.fold("encode"))
+                batch = self.made(self.augment(raw, seed.fold("augment")), index, seed)
                 place = first, tf.constant(self.batch_size, tf.int64)
-                self.vae.train_step({**self.batch_for(x), "index": index, "place": place})
+                self.vae.train_step({**batch, "index": index, "place": place})
 
             self.group.run(step, indices, records)
             return (number + 1,)
@@ -253,9 +253,14 @@ class Trainer:
         tf.while_loop(lambda number: number < steps, body, (0,), parallel_iterations=1)
         return self.vae.get_metrics_result()
 
-    def batch_for(self, x) -> dict:
-        """x with what the objective reads beside it."""
-        return {"x": x, "teacher": self.teacher.teach(x)} if self.teacher else {"x": x}
+    def made(self, raw, index, seed: Seed) -> dict:
+        """The batch of raw training records and their numbers."""
+        label = tf.gather(self.dataset.labels["train"], index) if self.dataset.task.labelled else None
+        return self.batch_for(self.dataset.made(raw, label, seed, seed.fold("encode")))
+
+    def batch_for(self, batch: dict) -> dict:
+        """A batch with what the objective reads beside it."""
+        return {**batch, "teacher": self.teacher.teach(batch["x"], batch.get("condition"))} if self.teacher else batch
 
     def advance(self, until: int) -> dict[str, float]:
         """Train up to step `until` at most, for about `CALL_SECONDS`; the means of the metrics since the last reset."""
@@ -341,7 +346,7 @@ class Trainer:
         rows = self._order(step, 1)[0][:EXAMINED]
         seed = Seed.of(self.vae.seed, tf.constant(step, tf.int64), self.part * self.group.local * self.group.worker)
         raw = self.augment(tf.constant(self.dataset.train[rows]), seed.fold("augment"))
-        batch = self.batch_for(self.dataset.modality.encode(raw, seed.fold("encode")))
+        batch = self.made(raw, tf.constant(rows), seed)
         terms = self.vae.objective(batch, self.vae.infer(batch, seed, samples=self.vae.objective.draws), tf.constant(step, tf.int64))
         bad = {name: ~np.isfinite(np.broadcast_to(values, len(rows))) for name, values in terms.items()}
         names, records = [name for name in bad if bad[name].any()], rows[np.logical_or.reduce([*bad.values()])][:8].tolist()

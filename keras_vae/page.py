@@ -31,6 +31,10 @@ FIGURES = (
     ("rate", "test.rate", "nats", 2, 0),
     ("bits/dim", "test.bits_per_dim", "bits", 4, -1),
     ("reconstruction error", "test.reconstruction_error", "mean squared", 5, -1),
+    ("answers", "task.psnr", "dB", 2, 1),
+    ("what was given", "task.given_psnr", "dB", 2, 0),
+    ("anomalies", "task.share", "of test records", 4, 0),
+    ("allowed", "task.rate", "of records", 4, 0),
     ("active units", "test.active_units", "", 0, 0),
     ("latent units", "test.units", "", 0, 0),
     ("per-pixel model", "references.per_pixel_log_likelihood", "nats", 2, 0),
@@ -171,6 +175,9 @@ def body(runs: list[Result], called: list[str]):
     text += "that of another."
     interpolations = sheet("interpolations.png", "interpolations", alt, text)
     yield "Reconstructions", row(("Records and reconstructions", reconstructions), ("Interpolations", interpolations))
+    if any((run.folder / "pictures" / "answers.png").is_file() for run in runs):
+        alt = "Test records: what was given, the answer at temperature 0, two draws, and the record, from left to right, two records a row."
+        yield "Answers", row((None, sheet("answers.png", "answers", alt, alt)))
     text, grids = "Decoded draws from the prior.", [("The prior", sheet("samples.png", "samples", "64 samples of the prior.", None))]
     if any(map(spreads, runs)):
         text += " The temperature sets their spread: 1 is the model itself, below it draws are more alike."
@@ -210,6 +217,7 @@ def headline(run: Result) -> Markup:
             ("rate", rate, "nats", "here −log p(z): no divergence"),
         )
     tiles = (
+        *asked(run),
         *bounds,
         ("reconstruction error", figure(value["test.reconstruction_error"], 5), "", "mean squared error per element, x in [0, 1]"),
         (
@@ -224,6 +232,18 @@ def headline(run: Result) -> Markup:
         for label, number, unit, remark in tiles
     ]
     return tag("dl", cells, class_="tiles")
+
+
+def asked(run: Result) -> list[tuple]:
+    """The tiles of a run's task."""
+    value, tiles = run.figures, []
+    if "task.psnr" in value:
+        given = figure(value["task.given_psnr"], 2)
+        tiles.append(("answers", figure(value["task.psnr"], 2), "dB", f"peak signal-to-noise ratio; of what was given {given} dB"))
+    if "task.threshold" in value:
+        share, rate, threshold = (figure(value[f"task.{key}"], 4) for key in ("share", "rate", "threshold"))
+        tiles.append(("anomalies", share, "of test records", f"score above {threshold} nats; {rate} were allowed"))
+    return tiles
 
 
 def comparison(runs: list[Result], called: list[str]) -> list[Markup]:

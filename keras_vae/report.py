@@ -13,28 +13,56 @@ TEMPERATURES = (0.5, 0.7)  # of further sample grids; samples.png has the prior'
 TRAVERSED = 10  # units
 DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # prior standard deviations
 MAPPED = 2000  # test records on the latent map
+ANSWERS, SHOWN = ((0.0, 0), (1.0, 1), (1.0, 2)), 12  # temperatures and seeds of the answers to so many test records
 
 
 def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
-    """reconstructions.png, samples.png and, where something lies between two latents, interpolations.png; the same seeds every time."""
-    modality = dataset.modality
-    x = dataset.encoded("test", 0, test_examples).numpy()
+    """reconstructions.png, samples.png and, where something lies between two latents, interpolations.png; of a task that is given records,
+    answers.png; the same seeds every time."""
+    modality, task = dataset.modality, dataset.task
+    batch = dataset.batch("test", 0, test_examples)
+    x, condition = batch["x"].numpy(), batch.get("condition")
     ends = min(8, len(x) // 2) or 1
-    second = x[ends : 2 * ends] if len(x) > 1 else x
+    second = slice(ends, 2 * ends) if len(x) > 1 else slice(0, 1)
+    reconstructed = task.joined(batch, vae.reconstruct(x, condition)).numpy()
     drawn = {
-        "reconstructions.png": modality.draw(pairs(x, vae.reconstruct(x).numpy()), min(10, len(x))),
-        "samples.png": modality.draw(vae.sample(64)),
+        "reconstructions.png": modality.draw(pairs(task.joined(batch, x).numpy(), reconstructed), min(10, len(x))),
+        "samples.png": modality.draw(samples(vae, dataset)),
     }
     if vae.posterior.support != "codes":
-        drawn["interpolations.png"] = modality.draw(interpolate(vae, x[:ends], second), 10)
+        given = None if condition is None else condition[:ends]
+        between = interpolate(vae, x[:ends], x[second], condition=given)
+        rows = {name: tf.repeat(values[:ends], 10, axis=0) for name, values in batch.items()}
+        drawn["interpolations.png"] = modality.draw(task.joined(rows, between), 10)
+    if condition is not None and (start := task.start(condition)) is not None:
+        columns = [start, *(answer(vae, task, batch, temperature, seed) for temperature, seed in ANSWERS), task.joined(batch, x)]
+        shown = tf.stack([column[:SHOWN] for column in columns], axis=1)
+        drawn["answers.png"] = modality.draw(tf.reshape(shown, (-1, *shown.shape[2:])), 2 * len(columns))
     return drawn
+
+
+def samples(vae, dataset, temperature=1.0, density=None) -> tf.Tensor:
+    """64 samples; of a model with a condition 8 of each of 8 conditions: classes, or those of the first test records."""
+    if not vae.condition_shape:
+        return vae.sample(64, temperature=temperature, density=density)
+    task, batch = dataset.task, dataset.batch("test", 0, 8)
+    if task.labelled:
+        batch = {"condition": tf.one_hot(tf.range(min(8, *vae.condition_shape)), *vae.condition_shape)}
+    rows = {name: tf.repeat(values, 8, axis=0) for name, values in batch.items()}
+    return task.joined(rows, vae.sample(len(rows["condition"]), temperature=temperature, condition=rows["condition"]))
+
+
+def answer(vae, task, batch: dict, temperature: float = 0.0, seed: int = 0) -> tf.Tensor:
+    """What the model makes of the conditions of a batch, [B, *X]: at temperature 0 the centre of the prior, at 1 a draw."""
+    condition = batch["condition"]
+    return task.joined(batch, vae.sample(tf.shape(condition)[0], seed, temperature, condition=condition))
 
 
 def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
     modality, shape, support, drawn, omitted = dataset.modality, vae.posterior.event_shape, vae.posterior.support, {}, []
     if vae.spreads:
-        drawn = {f"samples_{value}.png": modality.draw(vae.sample(64, temperature=value)) for value in TEMPERATURES}
+        drawn = {f"samples_{value}.png": modality.draw(samples(vae, dataset, value)) for value in TEMPERATURES}
     else:
         omitted.append((TEMPERED, "the prior has no spread that a temperature would change"))
     if density:
@@ -49,7 +77,7 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
         own = len(rate_per_unit) == math.prod(vae.latent_shape)
         rates = rate_per_unit[: shape[0]] if own else np.zeros(shape)  # of all units together, no order
         units = np.argsort(-np.asarray(rates), kind="stable")[:TRAVERSED]
-        drawn["traversals.png"] = modality.draw(traverse(vae, units), len(DEVIATIONS))
+        drawn["traversals.png"] = modality.draw(traverse(vae, units, dataset), len(DEVIATIONS))
         latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
     else:
         omitted.append(("traversals", f"the latent is a grid of {' x '.join(map(str, shape))}, not a list of units"))
@@ -61,19 +89,23 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
     return drawn, latent, omitted
 
 
-def traverse(vae, units) -> np.ndarray:
-    """Decoded latents in which one unit after the other moves through `DEVIATIONS` while the others stay at the prior mean."""
+def traverse(vae, units, dataset) -> np.ndarray:
+    """Decoded latents in which one unit after the other moves through `DEVIATIONS` while the others stay at the prior mean; of a model with
+    a condition, under that of the first test record."""
     draws = vae.prior.sample(4096, Seed.of(0).fold("traverse")).numpy()  # any prior has those, not any has a known spread
     z = np.tile(draws.mean(axis=0), (len(units), len(DEVIATIONS), 1))
     for row, unit in enumerate(units):
         z[row, :, unit] += np.asarray(DEVIATIONS) * draws[:, unit].std()
-    return vae.decode(tf.constant(z.reshape(-1, z.shape[-1]))).numpy()
+    z, first = tf.constant(z.reshape(-1, z.shape[-1])), dataset.batch("test", 0, 1)
+    rows = {name: tf.repeat(values, len(z), axis=0) for name, values in first.items()}
+    return dataset.task.joined(rows, vae.decode(z, rows.get("condition"))).numpy()
 
 
 def latent_map(vae, dataset, records: int) -> dict:
     """Posterior means of test records in two dimensions: the latent itself if it has two, else its first two principal components."""
     starts = range(0, records, 500)
-    means = [vae.encode(dataset.encoded("test", start, min(start + 500, records))).numpy() for start in starts]
+    batches = (dataset.batch("test", start, min(start + 500, records)) for start in starts)
+    means = [vae.encode(batch["x"], batch.get("condition")).numpy() for batch in batches]
     means, axes = np.concatenate(means).reshape(records, -1), ["unit 0", "unit 1"]
     if means.shape[1] > 2:
         from sklearn.decomposition import PCA
@@ -94,15 +126,17 @@ def pairs(x, reconstructed, columns: int = 10) -> np.ndarray:
     return np.concatenate(blocks)
 
 
-def interpolate(vae, first, second, steps: int = 10) -> np.ndarray:
-    """Decoded points on the lines, or the great circles of a sphere, from encode(first) to encode(second), [pairs * steps, *X]."""
-    ends = vae.encode(first), vae.encode(second)
+def interpolate(vae, first, second, steps: int = 10, condition=None) -> np.ndarray:
+    """Decoded points on the lines, or the great circles of a sphere, from encode(first) to encode(second), [pairs * steps, *X], all under
+    the `condition` of the first, where there is one."""
+    ends = vae.encode(first, condition), vae.encode(second, condition)
     weights = np.linspace(0.0, 1.0, steps, dtype="float32").reshape((1, steps) + (1,) * (len(ends[0].shape) - 1))
     line = ends[0][:, None] * (1.0 - weights) + ends[1][:, None] * weights
     if vae.posterior.support == "sphere":  # of a hierarchy the first latent alone
         size = vae.posterior.event_shape[-1]
         line = tf.concat([tf.math.l2_normalize(line[..., :size], axis=-1), line[..., size:]], axis=-1)
-    return vae.decode(tf.reshape(line, (-1, *line.shape[2:]))).numpy()
+    condition = None if condition is None else tf.repeat(condition, steps, axis=0)
+    return vae.decode(tf.reshape(line, (-1, *line.shape[2:])), condition).numpy()
 
 
 def curves(history: list[dict]) -> bytes:
@@ -145,6 +179,13 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
             ),
             ("bits/dim", f"{test['bits_per_dim']:.4f}", "of a density: depends on the range" if test.get("density") else ""),
         ]
+    task = report.get("task", {})
+    if "psnr" in task:
+        remark = f"peak signal-to-noise ratio at temperature 0; of what was given {task['given_psnr']:.2f} dB"
+        bounds.append(("answers", f"{task['psnr']:.2f} dB", remark))
+    if "threshold" in task:
+        remark = f"of test records, score above {task['threshold']:.4g} nats; {task['rate']:.2%} were allowed"
+        bounds.append(("anomalies", f"{task['share']:.2%}", remark))
     table = [
         *bounds,
         ("active units", f"{test['active_units']} of {test['units']}", ""),

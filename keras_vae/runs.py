@@ -17,8 +17,10 @@ from keras_vae import config as configuration
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
+from keras_vae.tasks import Task
 from keras_vae.vae import VAE
 
+THRESHOLD = "threshold.json"
 KEPT = 3  # checkpoints kept beside each other
 
 CHECKPOINT_FORMAT = 1
@@ -48,6 +50,8 @@ class Run:
     modality: Images
     vae: VAE
     density: density.ExPost | None
+    task: Task
+    threshold: float | None  # of a task that has one
 
 
 def folder_of(config: Config) -> Path:
@@ -70,8 +74,9 @@ def build(config: Config, modality: Images) -> VAE:
     keras.utils.set_random_seed(config.seed)  # Keras draws initial weights from a global generator
     options = {"seed": config.seed, "dtype": devices.policy(config.devices.precision), "name": "vae"}
     vae = components.make("family", parts.pop("family"), **parts, **options)
+    condition = components.make("task", config.task).condition_shape(modality)
     try:
-        vae.build((None, *modality.shape))
+        vae.build({"x": (None, *modality.shape)} | ({"condition": (None, *condition)} if condition else {}))
     except ValueError as error:
         raise Refusal("usage", f"the parts of the model do not fit: {error}", where="model") from None
     return vae
@@ -81,7 +86,7 @@ def load(folder: str | Path) -> Run:
     """A finished run from its folder (or from its name under saved_models/). `Refusal` (model) if it is not one."""
     folder = folders.finished(folder)
     config = read_config(folder / "config.json")
-    components.refuse_foreign(dataclasses.asdict(config.model))
+    components.refuse_foreign({"task": config.task, **dataclasses.asdict(config.model)})
     modality = read_modality(folder)
     vae = build(config, modality)
     try:
@@ -92,7 +97,19 @@ def load(folder: str | Path) -> Run:
         raise Refusal(
             "model", "the weights do not fit the configuration", where=str(folder / "model.keras"), why=str(error)[:300]
         ) from None
-    return Run(folder, config, modality, vae, density.read(folder))
+    return Run(folder, config, modality, vae, density.read(folder), components.make("task", config.task), read_threshold(folder))
+
+
+def read_threshold(folder: Path) -> float | None:
+    """The score above which a record is an anomaly; None if the run is not for that."""
+    if not (folder / THRESHOLD).exists():
+        return None
+    try:
+        return float(json.loads((folder / THRESHOLD).read_text())["threshold"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Refusal(
+            "model", f"{THRESHOLD} cannot be read", str(folder), str(error)[:200], "train the run again with --overwrite"
+        ) from None
 
 
 def read_config(path: Path) -> Config:

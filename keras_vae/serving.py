@@ -8,7 +8,11 @@ that runs it; they need endpoints that are not compiled with XLA, which drops th
     sample_ex_post(n, seed, temperature) -> x            with z from the data's own codes instead of the prior
     encode_raw  decode_raw  reconstruct_raw  sample_raw  score_raw               the same on raw data
     score(x, seed) -> score    negative ELBO of each example at one posterior sample, nats
+    detect(x) -> score, elements, anomaly                 of a model for anomalies: without a draw, and of each element, nats
     reconstruct_noise(x, noise)  score_noise(x, noise)   the posterior's noise as an input, for runtimes without random numbers
+
+A model with a condition takes it beside x or z, and in the place of n: sample(condition, seed, temperature). The raw forms take what its
+task is asked with instead, as sample_raw(given, seed, temperature) a noisy image; at temperature 0 that is the one answer, else a draw.
 """
 
 import io
@@ -21,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import storage
+from keras_vae import storage, tasks
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
 
@@ -31,74 +35,99 @@ PROBE_ELEMENTS = 2**22  # of a probe batch: the questions for the fresh process 
 
 
 class Endpoints:
-    """The functions behind the signatures, for one model and its modality, and an ex-post density of its latent if there is one."""
+    """The functions behind the signatures, for one model, its modality and its task; an ex-post density of its latent if there is one, and
+    the `threshold` of a task that has one."""
 
-    def __init__(self, vae, modality, density=None):
-        self.vae, self.modality, self.density = vae, modality, density
+    def __init__(self, vae, modality, density=None, task=None, threshold=None):
+        self.vae, self.modality, self.density, self.task, self.threshold = vae, modality, density, task or tasks.Generate(), threshold
         self.x = tf.TensorSpec((None, *vae.event_shape), tf.float32, "x")
         self.raw = tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "raw")
         self.z = tf.TensorSpec((None, *vae.latent_shape), tf.float32, "z")
         self.noise = tf.TensorSpec(self.z.shape, tf.float32, "noise")
         self.seed = tf.TensorSpec((), tf.int64, "seed")
-        self.draw = (tf.TensorSpec((), tf.int64, "n"), self.seed, tf.TensorSpec(vae.temperature_shape, tf.float32, "temperature"))
+        self.condition = (tf.TensorSpec((None, *vae.condition_shape), tf.float32, "condition"),) if vae.condition_shape else ()
+        self.inputs = tuple(self.task.inputs(modality).values())
+        self.count = () if self.condition else (tf.TensorSpec((), tf.int64, "n"),)
+        self.spread = self.seed, tf.TensorSpec(vae.temperature_shape, tf.float32, "temperature")
 
     def signatures(self) -> dict:
         """name -> (function, input specs)."""
-        ex_post = {"sample_ex_post": (self.sample_ex_post, self.draw), "sample_ex_post_raw": (self.sample_ex_post_raw, self.draw)}
+        given, asked, draw = self.condition, self.inputs, (*self.count, *self.spread)
+        ex_post = {"sample_ex_post": (self.sample_ex_post, draw), "sample_ex_post_raw": (self.sample_ex_post_raw, draw)}
+        detect = {"detect": (self.detect, (self.x, *given)), "detect_raw": (self.detect_raw, (self.raw, *asked))}
         return {
-            "encode": (self.encode, (self.x,)),
-            "decode": (self.decode, (self.z,)),
-            "reconstruct": (self.reconstruct, (self.x,)),
-            "sample": (self.sample, self.draw),
-            "score": (self.score, (self.x, self.seed)),
-            "encode_raw": (self.encode_raw, (self.raw,)),
-            "decode_raw": (self.decode_raw, (self.z,)),
-            "reconstruct_raw": (self.reconstruct_raw, (self.raw,)),
-            "sample_raw": (self.sample_raw, self.draw),
-            "score_raw": (self.score_raw, (self.raw, self.seed)),
-            "reconstruct_noise": (self.reconstruct_noise, (self.x, self.noise)),
-            "score_noise": (self.score_noise, (self.x, self.noise)),
+            "encode": (self.encode, (self.x, *given)),
+            "decode": (self.decode, (self.z, *given)),
+            "reconstruct": (self.reconstruct, (self.x, *given)),
+            "sample": (self.sample, (*self.count, *given, *self.spread)),
+            "score": (self.score, (self.x, *given, self.seed)),
+            "encode_raw": (self.encode_raw, (self.raw, *asked)),
+            "decode_raw": (self.decode_raw, (self.z, *asked)),
+            "reconstruct_raw": (self.reconstruct_raw, (self.raw, *asked)),
+            "sample_raw": (self.sample_raw, (*self.count, *asked, *self.spread)),
+            "score_raw": (self.score_raw, (self.raw, *asked, self.seed)),
+            "reconstruct_noise": (self.reconstruct_noise, (self.x, *given, self.noise)),
+            "score_noise": (self.score_noise, (self.x, *given, self.noise)),
             **(ex_post if self.density else {}),
+            **(detect if self.threshold is not None else {}),
         }
 
-    def encode(self, x):
-        return _finite("z", self.vae.encode(self._checked_x(x)))
+    def encode(self, x, *given):
+        batch = self._batch(x, given)
+        return _finite("z", self.vae.encode(batch["x"], batch.get("condition")))
 
-    def decode(self, z):
-        return _finite("x", self.vae.decode(_checked(z, self.z)))
+    def decode(self, z, *given):
+        condition, z = self._condition(given, z), _checked(z, self.z)
+        return self._joined(self.vae.decode(z, condition), condition)
 
-    def reconstruct(self, x):
-        return _finite("x", self.vae.reconstruct(self._checked_x(x)))
+    def reconstruct(self, x, *given):
+        batch = self._batch(x, given)
+        return self._joined(self.vae.reconstruct(batch["x"], batch.get("condition")), batch.get("condition"))
 
-    def sample(self, n, seed, temperature, density=None):
+    def sample(self, first, seed, temperature, density=None):
+        """`first`: how many, or the condition of each."""
+        least = tf.reduce_all(temperature >= 0.0 if self.condition else temperature > 0.0)
+        said = "temperature must be finite and " + ("at least 0" if self.condition else "above 0")
         checks = [
-            tf.debugging.assert_non_negative(n, f"n must be between 0 and {MAX_BATCH}"),
-            tf.debugging.assert_less_equal(n, tf.constant(MAX_BATCH, tf.int64), f"n must be between 0 and {MAX_BATCH}"),
-            tf.debugging.Assert(
-                tf.reduce_all(tf.math.is_finite(temperature) & (temperature > 0.0)), ["temperature must be finite and above 0", temperature]
-            ),
+            tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(temperature)) & least, [said, temperature]),
             tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed]),
         ]
+        if not self.condition:
+            said = f"n must be between 0 and {MAX_BATCH}"
+            checks += [tf.debugging.assert_non_negative(first, said)]
+            checks += [tf.debugging.assert_less_equal(first, tf.constant(MAX_BATCH, tf.int64), said)]
         with tf.control_dependencies(_ops(checks)):
-            return _finite("x", self.vae.sample(tf.cast(tf.identity(n), tf.int32), seed, temperature, density))
+            first = tf.identity(first)
+        condition = self._condition((first,), first) if self.condition else None
+        n = tf.cast(first, tf.int32) if condition is None else tf.shape(condition)[0]
+        return self._joined(self.vae.sample(n, seed, temperature, density, condition), condition)
 
-    def score(self, x, seed):
+    def score(self, x, *given_and_seed):
+        *given, seed = given_and_seed
         check = tf.debugging.Assert((seed >= 0) & (seed < 2**31), ["seed must be between 0 and 2**31 - 1", seed])
         with tf.control_dependencies(_ops([check])):
             seed = Seed.of(tf.identity(seed)).fold("score")
-        return self._score(self._checked_x(x, exact=True), seed)
+        return self._score(self._batch(x, given, exact=True), seed)
 
-    def encode_raw(self, raw):
-        return self.encode(self._encoded(raw))
+    def detect(self, x, *given):
+        """The score of each record without a draw, what each element adds to it, nats, and whether it is an anomaly."""
+        batch = self._batch(x, given, exact=True)
+        score, elements = self.vae.surprise(batch["x"], batch.get("condition"))
+        return {**_finite("score", score), **_finite("elements", elements), "anomaly": score > self.threshold}
 
-    def decode_raw(self, z):
-        return {"raw": self.modality.decode(self.decode(z)["x"])}
+    def encode_raw(self, raw, *asked):
+        return self.encode(self._encoded(raw), *self._given(asked))
 
-    def reconstruct_raw(self, raw):
-        return {"raw": self.modality.decode(self.reconstruct(self._encoded(raw))["x"])}
+    def decode_raw(self, z, *asked):
+        return {"raw": self.modality.decode(self.decode(z, *self._given(asked))["x"])}
 
-    def sample_raw(self, n, seed, temperature):
-        return {"raw": self.modality.decode(self.sample(n, seed, temperature)["x"])}
+    def reconstruct_raw(self, raw, *asked):
+        return {"raw": self.modality.decode(self.reconstruct(self._encoded(raw), *self._given(asked))["x"])}
+
+    def sample_raw(self, *asked_and_spread):
+        *asked, seed, temperature = asked_and_spread
+        first = self._given(asked) if self.condition else asked
+        return {"raw": self.modality.decode(self.sample(*first, seed, temperature)["x"])}
 
     def sample_ex_post(self, n, seed, temperature):
         return self.sample(n, seed, temperature, self.density)
@@ -106,33 +135,66 @@ class Endpoints:
     def sample_ex_post_raw(self, n, seed, temperature):
         return {"raw": self.modality.decode(self.sample_ex_post(n, seed, temperature)["x"])}
 
-    def score_raw(self, raw, seed):
-        return self.score(self._encoded(raw), seed)
+    def score_raw(self, raw, *asked_and_seed):
+        *asked, seed = asked_and_seed
+        return self.score(self._encoded(raw), *self._given(asked), seed)
 
-    def reconstruct_noise(self, x, noise):
-        x, noise = self._with_noise(x, noise, exact=False)
-        inference = self.vae.infer({"x": x}, Seed.of(0), noise=noise)
-        return _finite("x", self.vae.decode(self.vae.gathered(inference)))
+    def detect_raw(self, raw, *asked):
+        return self.detect(self._encoded(raw), *self._given(asked))
 
-    def score_noise(self, x, noise):
-        x, noise = self._with_noise(x, noise, exact=True)
-        return self._score(x, Seed.of(0), noise)
+    def reconstruct_noise(self, x, *given_and_noise):
+        *given, noise = given_and_noise
+        noise = _checked(_together(x, noise, "noise"), self.noise)
+        batch = self._batch(x, given)
+        z = self.vae.gathered(self.vae.infer(batch, Seed.of(0), noise=noise))
+        return self._joined(self.vae.decode(z, batch.get("condition")), batch.get("condition"))
 
-    def _score(self, x, seed, noise=None):
-        inference = self.vae.infer({"x": x}, seed, noise=noise)
-        return _finite("score", inference.distortion(x) + inference.rate())
+    def score_noise(self, x, *given_and_noise):
+        *given, noise = given_and_noise
+        noise = _checked(_together(x, noise, "noise"), self.noise)
+        return self._score(self._batch(x, given, exact=True), Seed.of(0), noise)
 
-    def _with_noise(self, x, noise, exact):
-        same = tf.debugging.assert_equal(tf.shape(x)[0], tf.shape(noise)[0], "x and noise must have as many rows")
-        with tf.control_dependencies(_ops([same])):
-            return self._checked_x(tf.identity(x), exact), _checked(tf.identity(noise), self.noise)
+    def _score(self, batch, seed, noise=None):
+        inference = self.vae.infer(batch, seed, noise=noise)
+        return _finite("score", inference.distortion(batch["x"], batch.get("mask")) + inference.rate())
+
+    def _joined(self, x, condition) -> dict:
+        """The answer x, with what of it was given."""
+        return _finite("x", self.task.joined(self.task.asked(x, condition), x))
+
+    def _batch(self, x, given, exact: bool = False) -> dict:
+        condition = self._condition(given, x)
+        return self.task.asked(self._checked_x(x, exact), condition)
+
+    def _condition(self, given, other):
+        """The condition, checked, if there is one: as many rows as `other`."""
+        return _checked(_together(other, given[0], "condition"), self.condition[0]) if self.condition else None
+
+    def _given(self, asked) -> tuple:
+        """The condition that the task makes of its raw inputs."""
+        if not self.inputs:
+            return ()
+        first, found = asked[0], {}
+        for value, spec in zip(asked, self.inputs, strict=True):
+            found[spec.name] = self._checked_input(_together(first, value, spec.name), spec)
+        return (self.task.condition(self.modality, **found),)
+
+    def _checked_input(self, value, spec):
+        if spec.dtype == tf.bool:
+            return _checked(value, spec)
+        low, high = self.modality.bounds if spec.name == "given" else (0, self.task.classes - 1)
+        return self._within(value, spec, low, high)
 
     def _encoded(self, raw):
-        low, high = (tf.cast(bound, raw.dtype) for bound in self.modality.bounds)
-        said = "raw values must be between {:g} and {:g}".format(*self.modality.bounds)
-        checks = [tf.debugging.assert_less_equal(raw, high, said), tf.debugging.assert_greater_equal(raw, low, said)]
+        return self.modality.encode(self._within(raw, self.raw, *self.modality.bounds))
+
+    def _within(self, value, spec, low, high):
+        """The value, checked, if it lies between the two."""
+        said = f"{spec.name if spec.name != 'raw' else 'raw values'} must be between {low:g} and {high:g}"
+        checks = [tf.debugging.assert_less_equal(value, tf.cast(high, value.dtype), said)]
+        checks += [tf.debugging.assert_greater_equal(value, tf.cast(low, value.dtype), said)]
         with tf.control_dependencies(_ops(checks)):
-            return self.modality.encode(_checked(tf.identity(raw), self.raw))
+            return _checked(tf.identity(value), spec)
 
     def _checked_x(self, x, exact: bool = False):
         """x after the checks; `exact` also asks for values that the likelihood gives a probability to."""
@@ -151,7 +213,9 @@ def _checked(value, spec):
     shape = tf.shape(value)
     checks = [
         tf.debugging.assert_equal(
-            shape[1:], spec.shape[1:].as_list(), f"{spec.name} must have the shape [batch, {spec.shape[1:].as_list()}]"
+            shape[1:],
+            tf.constant(spec.shape[1:].as_list(), tf.int32),
+            f"{spec.name} must have the shape [batch, {spec.shape[1:].as_list()}]",
         ),
         tf.debugging.assert_less_equal(shape[0], MAX_BATCH, f"{spec.name} has too many rows: at most {MAX_BATCH} a call"),
     ]
@@ -159,6 +223,13 @@ def _checked(value, spec):
         checks.append(tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [f"{spec.name} must be finite"]))
     with tf.control_dependencies(_ops(checks)):
         return tf.ensure_shape(tf.identity(value), spec.shape)
+
+
+def _together(first, value, name: str):
+    """The value, if it has as many rows as the first."""
+    same = tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(value)[0], f"{name} must have as many rows as what it comes with")
+    with tf.control_dependencies(_ops([same])):
+        return tf.identity(value)
 
 
 def _finite(name: str, answer) -> dict:
@@ -207,27 +278,26 @@ def write(endpoints: Endpoints, folder: str | Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=functions)
 
 
-def export(vae, modality, folder: str | Path, examples: np.ndarray, density=None, tolerance: float = 1e-4) -> float:
+def export(endpoints: Endpoints, folder: str | Path, examples: np.ndarray, tolerance: float = 1e-4) -> float:
     """Write, load in a fresh process that cannot import keras_vae, compare every signature with the live model at several batch
     sizes on raw `examples`, then publish by rename. Returns the largest relative difference; `Refusal` (numerics) if above
     `tolerance`."""
-    endpoints = Endpoints(vae, modality, density)
-    calls = probe_calls(endpoints, examples)
+    calls, modality = probe_calls(endpoints, examples), endpoints.modality
     with storage.publish(folder) as temporary:
         write(endpoints, temporary)
         answers = ask(temporary, calls)
         worst, where = 0.0, ""
         signatures = endpoints.signatures()
         for number, (name, inputs) in enumerate(calls):
-            (key, live), *_ = signatures[name][0](*(tf.constant(value) for value in inputs.values())).items()
-            served, live = answers[f"{number}/{key}"].astype("float64"), live.numpy().astype("float64")
-            difference = np.abs(served - live).max() if served.shape == live.shape else np.inf
-            # A level may round either way, so raw answers in levels may differ by one.
-            levels = key == "raw" and modality.levels
-            difference = (0.0 if difference <= 1.0 else np.inf) if levels else difference / max(1.0, np.abs(live).max())
-            difference = float(np.nan_to_num(difference, nan=np.inf))
-            if difference > worst:
-                worst, where = difference, f"{name}, call {number}"
+            for key, live in signatures[name][0](*(tf.constant(value) for value in inputs.values())).items():
+                served, live = answers[f"{number}/{key}"].astype("float64"), live.numpy().astype("float64")
+                difference = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else np.inf
+                # A level may round either way, so raw answers in levels may differ by one, and a score may lie at the threshold.
+                whole = (key == "raw" and modality.levels) or key == "anomaly"
+                difference = (0.0 if difference <= 1.0 else np.inf) if whole else difference / max(1.0, np.abs(live).max(initial=0.0))
+                difference = float(np.nan_to_num(difference, nan=np.inf))
+                if difference > worst:
+                    worst, where = difference, f"{name}, call {number}"
         if worst > tolerance:
             raise Refusal(
                 "numerics", f"the exported model differs from the live one by {worst:.2g}", where=where, why="nothing was published"
@@ -242,14 +312,27 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
     for batch in (rows for rows in PROBE_BATCHES if rows <= 3 or rows * math.prod(modality.shape) <= PROBE_ELEMENTS):
         raw = np.asarray(examples)[np.arange(batch) % len(examples)]
         x = modality.encode(raw).numpy()
+        given = {spec.name: given_like(spec, raw, endpoints.task, generator) for spec in endpoints.inputs}
+        condition = endpoints.task.condition(modality, **{name: tf.constant(value) for name, value in given.items()})
         noise = generator.standard_normal((batch, *vae.latent_shape)).astype("float32")
-        z = vae.draw(batch, Seed.of(0).fold("probe")).numpy()  # where z may lie: not every latent is R^n
+        z = vae.draw(batch, Seed.of(0).fold("probe"), condition=condition).numpy()  # where z may lie: not every latent is R^n
         seed = np.int64(7)
         temperature = np.full(vae.temperature_shape, 0.8, "float32")
-        values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": temperature}
+        values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": temperature, **given}
+        values |= {} if condition is None else {"condition": condition.numpy()}
         for name, (_, specs) in endpoints.signatures().items():
             calls.append((name, {spec.name: values[spec.name] for spec in specs}))
     return calls
+
+
+def given_like(spec, raw: np.ndarray, task, generator) -> np.ndarray:
+    """Something a task may be asked with, of as many rows as `raw`."""
+    if spec.dtype == tf.bool:
+        return generator.random((len(raw), *spec.shape[1:])) < 0.5
+    if spec.dtype == tf.int64:
+        return np.arange(len(raw)) % task.classes
+    rows, columns = (raw.shape[axis] // spec.shape[axis] for axis in (1, 2))
+    return raw[:, ::rows, ::columns][:, : spec.shape[1], : spec.shape[2]]
 
 
 PROBE = """

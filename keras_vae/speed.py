@@ -13,14 +13,17 @@ LARGE_BATCH = 2048
 WAITING, EVALUATING, SAVING, IDLE = 0.05, 0.3, 0.1, 0.3
 
 
-def flops(vae, rows: int, teacher=None) -> int:
-    """Floating-point operations of the matrix products and convolutions in the gradient of a batch, counted in its graph."""
-    seed, x = Seed.of(0), tf.TensorSpec((rows, *vae.event_shape), tf.float32)
+def flops(vae, rows: int, batch_for=lambda batch: batch) -> int:
+    """Floating-point operations of the matrix products and convolutions in the gradient of a batch, counted in its graph. `batch_for`: what
+    makes a batch of one that has x and, where the model takes one, a condition."""
+    seed, given = Seed.of(0), {"x": tf.TensorSpec((rows, *vae.event_shape), tf.float32)}
+    if vae.condition_shape:
+        given["condition"] = tf.TensorSpec((rows, *vae.condition_shape), tf.float32)
 
-    def gradients(x):
-        return vae.gradients({"x": x} | ({"teacher": teacher.teach(x)} if teacher else {}), seed, tf.constant(0), rows)
+    def gradients(batch):
+        return vae.gradients(batch_for(batch), seed, tf.constant(0), rows)
 
-    traced = tf.function(gradients, autograph=False).get_concrete_function(x)
+    traced = tf.function(gradients, autograph=False).get_concrete_function(given)
     used = (operation for operation in traced.graph.get_operations() if any(tensor.consumers() for tensor in operation.outputs))
     return sum(map(_flops, used))
 
@@ -59,7 +62,7 @@ def measure(trainer, vae) -> dict:
     """The figures of the verdict on a run: what a step of the model computes, how fast it does, how fast a product would be, and shares of
     the loop's time."""
     per_second = trainer.examples_per_second / trainer.batch_size
-    count, spent = flops(vae, trainer.batch_size, trainer.teacher), {name: trainer.seconds[name] for name in LOOP}
+    count, spent = flops(vae, trainer.batch_size, trainer.batch_for), {name: trainer.seconds[name] for name in LOOP}
     return {
         "images_per_second": trainer.examples_per_second,
         "batches": len(trainer.dataset.train) // trainer.batch_size,

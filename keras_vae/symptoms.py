@@ -15,8 +15,8 @@ STEPS, RATE, DRAWS = 200, 0.02, 16  # of that fit
 def measure(vae, dataset, density=None) -> dict[str, float | None]:
     """`density`: the ex-post one. Nats per example where the name says nothing else; None where a figure has no meaning for the model."""
     evaluator = evaluation.Evaluator(vae, dataset, jit=False)
-    test, train = (evaluator._some(split, RECORDS) for split in ("test", "train"))
-    bounds = [-_total(vae, x).astype("float64") for x in (train, test)]
+    test, train = (evaluator.dataset.some(split, RECORDS) for split in ("test", "train"))
+    bounds = [-_total(vae, batch).astype("float64") for batch in (train, test)]
     seen = dict(zip(("train_elbo", "test_elbo"), map(np.mean, bounds), strict=True)) | {"elbo_error": _error(bounds)}
     found = {**seen, **_aggregate(vae, test, density), "worth": _worth(vae, test), "amortization_gap": _amortization_gap(vae, test)}
     found |= _spread(vae, test)
@@ -27,21 +27,30 @@ def _seed() -> Seed:
     return Seed.of(0).fold("symptoms")  # made at each call: TensorFlow must not run before its devices are chosen
 
 
-def _over(function, vae, x) -> list[np.ndarray]:
-    """The columns of `function(rows, number of the first)` for all of x, a part at a time."""
+def _over(function, vae, batch: dict) -> list[np.ndarray]:
+    """The columns of `function(part, seed)` for all of a batch, a part at a time."""
     size = evaluation.fitting(vae.event_shape)
-    parts = [function(x[start : start + size], _seed().at(start)) for start in range(0, len(x), size)]
+    parts = [function(_part(batch, start, start + size), _seed().at(start)) for start in range(0, len(batch["x"]), size)]
     return [np.concatenate([np.asarray(part) for part in column]) for column in zip(*parts, strict=True)]
 
 
-def _total(vae, x) -> np.ndarray:
+def _part(batch: dict, start: int, stop: int) -> dict:
+    return {name: rows[start:stop] for name, rows in batch.items()}
+
+
+def _explained(vae, z, batch):
+    """log p(x|z), [B]."""
+    return vae.explain(z, batch["x"], batch.get("condition")).log_prob(batch["x"], batch.get("mask"))
+
+
+def _total(vae, batch) -> np.ndarray:
     """Distortion + rate, [N]."""
 
-    def total(x, seed):
-        inference = vae.infer({"x": x}, seed)
-        return (inference.distortion(x) + inference.rate(),)
+    def total(batch, seed):
+        inference = vae.infer(batch, seed)
+        return (inference.distortion(batch["x"], batch.get("mask")) + inference.rate(),)
 
-    return _over(total, vae, x)[0]
+    return _over(total, vae, batch)[0]
 
 
 def _error(samples) -> float | None:
@@ -49,44 +58,41 @@ def _error(samples) -> float | None:
     return None if min(map(len, samples)) < 2 else np.sqrt(sum(values.var(ddof=1) / len(values) for values in samples))
 
 
-def _aggregate(vae, x, density) -> dict:
+def _aggregate(vae, batch, density) -> dict:
     """The rate in two: the mutual information of x and z, and KL(q(z) || p(z)), how far the codes are from filling the prior (ELBO Surgery;
     Hoffman and Johnson 2016), with the ex-post density, which never saw these records, in the place of q(z): so the latter is a bound
     from below."""
     if density is None:
         return {"mutual_information": None, "aggregate_gap": None}
 
-    def seen(x, seed):
-        latent = vae.infer({"x": x}, seed).latents[0]
+    def seen(batch, seed):
+        latent = vae.infer(batch, seed).latents[0]
         return density.log_prob(latent.z) - latent.p.log_prob(latent.z), latent.rate()
 
-    apart, rate = _over(seen, vae, x)
+    apart, rate = _over(seen, vae, batch)
     information = rate.mean() - apart.mean() if vae.posterior.density else None  # the -log p(z) of a point is no rate
     return {"mutual_information": information, "aggregate_gap": apart.mean()}
 
 
-def _worth(vae, x) -> float | None:
+def _worth(vae, batch) -> float | None:
     """How much worse p(x|z) is with the z of another record: what the decoder makes of the latent."""
-    if len(x) < 2:
+    if len(batch["x"]) < 2:
         return None
 
-    def own(x, seed):
-        inference = vae.infer({"x": x}, seed)
-        return vae.gathered(inference), inference.distortion(x)
+    def own(batch, seed):
+        inference = vae.infer(batch, seed)
+        return vae.gathered(inference), inference.distortion(batch["x"], batch.get("mask"))
 
-    z, distortion = _over(own, vae, x)
-
-    size, shifted = evaluation.fitting(vae.event_shape), tf.constant(np.roll(z, 1, axis=0))
-    parts = (slice(start, start + size) for start in range(0, len(x), size))
-    other = [-vae.explain(shifted[part], x[part]).log_prob(x[part]) for part in parts]
-    return np.mean(np.concatenate(other) - distortion)
+    z, distortion = _over(own, vae, batch)
+    (other,) = _over(lambda part, _: (-_explained(vae, part["z"], part),), vae, batch | {"z": tf.constant(np.roll(z, 1, axis=0))})
+    return np.mean(other - distortion)
 
 
-def _amortization_gap(vae, x) -> float | None:
+def _amortization_gap(vae, batch) -> float | None:
     """How much the bound gains if q(z|x) is fitted to each record by itself, from where the encoder puts it (Inference Suboptimality in
     Variational Autoencoders; Cremer et al. 2018)."""
-    x = tf.constant(x[:FITTED])
-    q = vae.infer({"x": x}, _seed()).latents[0].q
+    batch = _part(batch, 0, FITTED)
+    q = vae.infer(batch, _seed()).latents[0].q
     if not isinstance(q, distributions.Normal) or vae.latent_shape != vae.posterior.event_shape:
         return None
     free = [tf.Variable(field) for field in q]
@@ -94,7 +100,7 @@ def _amortization_gap(vae, x) -> float | None:
     def bound(fields, seed):
         fitted = distributions.Normal(*fields)
         z = fitted.from_noise(normal(seed, tuple(fitted.loc.shape)))
-        return vae.explain(z, x).log_prob(x) - distributions.divergence(fitted, vae.prior(z), z)
+        return _explained(vae, z, batch) - distributions.divergence(fitted, vae.prior(z), z)
 
     def mean(fields):
         return tf.reduce_mean([tf.reduce_mean(bound(fields, _seed().fold(f"draw {k}"))) for k in range(DRAWS)])
@@ -115,11 +121,13 @@ def _amortization_gap(vae, x) -> float | None:
     return max(0.0, float(mean(free) - before))
 
 
-def _spread(vae, x) -> dict:
+def _spread(vae, batch) -> dict:
     """`residual`: E (x - mean)^2 / variance, 1 where a normal likelihood fits; its `sigma`, and the `floor` it cannot fall below."""
-    p = vae.infer({"x": tf.constant(x[:FITTED])}, _seed()).likelihood
+    batch = _part(batch, 0, FITTED)
+    p, x = vae.infer(batch, _seed()).likelihood, batch["x"]
     if not isinstance(p, distributions.Normal):
         return {"residual": None, "sigma": None, "floor": None}
-    residual = tf.reduce_mean(tf.square((x[:FITTED] - p.loc) * tf.exp(-p.log_scale)))
+    scored = batch.get("mask", tf.ones_like(x))
+    residual = tf.reduce_sum(scored * tf.square((x - p.loc) * tf.exp(-p.log_scale))) / tf.reduce_sum(scored)
     floor = None if isinstance(vae.likelihood.sigma, float) else vae.likelihood.floor
     return {"residual": residual, "sigma": tf.exp(tf.reduce_mean(p.log_scale)), "floor": floor}

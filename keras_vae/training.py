@@ -28,10 +28,10 @@ from keras_vae import (
     speed,
     storage,
     symptoms,
+    tasks,
 )
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
-from keras_vae.noise import Seed
 
 TRIED_SECONDS = 5.0  # of steps that a dry run measures
 VISIBLE = 10.0  # seconds until what the chief has written is seen by the others
@@ -81,6 +81,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
             console.log(f"continuing {folder} at step {trainer.step:,} of {trainer.total:,}")
     shared(folder, group)
     trainer.compare(dataset.fingerprint)
+    dataset = trainer.dataset
     evaluator = evaluation.Evaluator(trainer.vae, dataset, config.devices.jit == "on", group, trainer.batch_for)
     board = report.Board(folder / "events") if group.chief else None
     if group.chief:
@@ -109,10 +110,11 @@ def shared(folder: Path, group: devices.Group) -> None:
 
 def prepare(config: Config, dataset: data.Dataset, group: devices.Group) -> loop.Trainer:
     """The model of a resolved config, adapted to its data, and the loop around it."""
+    dataset = dataset.for_task(config.task)
     with group.scope():
         teacher = find_teacher(config, dataset.modality)
         vae = runs.build(config, dataset.modality)
-        vae.adapt(dataset.modality.encode(dataset.sample, Seed.of(0).fold("train")))
+        vae.adapt(**dataset.some("train", data.ADAPTED))
     if vae.couples and config.optimizer.accumulate > 1:
         what = f"optimizer.accumulate = {config.optimizer.accumulate} would change the result"
         why = f"{', '.join(vae.couples)} looks at the batch as a whole"
@@ -154,9 +156,13 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
 
     console.log(f"evaluating the best model (step {best_step:,}) on the test split")
     began = time.perf_counter()
-    test, references = assess(vae, dataset, config, console)
-    fitted = None
-    if vae.posterior.support == "real":
+    test, references, asked = assess(vae, dataset, config, console)
+    fitted, threshold = None, None
+    if isinstance(dataset.task, tasks.Anomaly):
+        asked = anomalies(vae, dataset, config)
+        threshold = asked["threshold"]
+        storage.write_json(folder / runs.THRESHOLD, {"threshold": threshold})
+    if vae.posterior.support == "real" and not vae.condition_shape:
         fitted = density.fit(evaluation.Evaluator(vae, dataset).drawn("train", density.RECORDS))
         density.write(folder, fitted)
     seen = symptoms.measure(vae, dataset, fitted)
@@ -173,7 +179,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     with storage.replacing(folder / "model.keras") as temporary:
         vae.save(temporary)
     version = runs.next_version(folder)
-    difference = serving.export(vae, dataset.modality, version, dataset.test[:64], fitted)
+    endpoints = serving.Endpoints(vae, dataset.modality, fitted, dataset.task, threshold)
+    difference = serving.export(endpoints, version, dataset.test[:64])
     seconds = {**seconds, **trainer.seconds, "export": time.perf_counter() - began}
     result = {
         "report_version": folders.REPORT_VERSION,
@@ -182,6 +189,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "card": card,
         "test": test,
         "references": references,
+        **({"task": asked} if asked else {}),
         "symptoms": seen,
         "incidents": trainer.incidents,
         "train": {
@@ -193,7 +201,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
             "parameters": int(sum(np.prod(weight.shape) for weight in vae.trainable_weights)),
         },
         **({"sparsity": pruning.figures(vae)} if pruning.networks(vae) else {}),
-        "gradients": gradient_flow.norms(vae, trainer.batch_for(dataset.encoded("train", 0, config.data.batch_size))),
+        "gradients": gradient_flow.norms(vae, trainer.batch_for(dataset.batch("train", 0, config.data.batch_size))),
         "speed": {**pace, "verdict": speed.verdict(pace, config)} if pace else {},
         "serving": {"path": str(version), "largest_difference": difference},
         "seconds": {**seconds, "total": time.perf_counter() - started},
@@ -230,7 +238,8 @@ def _dry_run(config: Config, console, group: devices.Group) -> None:
         trainer.advance(min(total, trainer.step + 2))
     weights = sum(array.nbytes for array in trainer.arrays().values())
     x = (None, *vae.event_shape)
-    shapes = f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.latent_shape)}"
+    shapes = f"condition {(None, *vae.condition_shape)} and " * bool(vae.condition_shape)
+    shapes += f"x {x} -> features {vae.encoder.compute_output_shape(x)} -> z {(None, *vae.latent_shape)}"
     shapes += f" -> features {vae.decoder.compute_output_shape((None, *vae.posterior.event_shape))} -> p(x|z)"
     seconds = total * trainer.batch_size / trainer.examples_per_second if trainer.examples_per_second else trainer.seconds["compile"]
     needs = [
@@ -250,13 +259,21 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, dict]:
-    """The final figures of a model on the test split, and the reference lines beside them."""
+def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, dict, dict]:
+    """The final figures of a model on the test split, the reference lines beside them, and the figures of its task."""
     options = config.evaluation
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit == "on")
     with console.progress("evaluating", min(len(dataset.test), options.limit or sys.maxsize)) as advance:
         test = evaluator.full("test", options.samples, options.limit, advance)
-    return test, evaluator.references("test", options.limit)
+    return test, evaluator.references("test", options.limit), evaluator.answer("test", options.limit)
+
+
+def anomalies(vae, dataset: data.Dataset, config: Config) -> dict:
+    """The threshold above which a score is an anomaly's, and the share of test records that are."""
+    evaluator = evaluation.Evaluator(vae, dataset)
+    threshold = dataset.task.threshold(evaluator.surprise("validation"))
+    share = float((evaluator.surprise("test", config.evaluation.limit) > threshold).mean())
+    return {"rate": dataset.task.rate, "threshold": threshold, "share": share}
 
 
 def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
@@ -267,7 +284,9 @@ def describe(trainer: loop.Trainer) -> list[tuple[str, str]]:
     options = config.optimizer
     batch = f"{trainer.batch_size}{f' ({trainer.part} on each replica)' if group.replicas > 1 else ''}"
     batch += f" in {options.accumulate} parts" * (options.accumulate > 1)
+    task = [("task", components.describe(trainer.dataset.task))] if trainer.dataset.task != tasks.Generate() else []
     rows = [
+        *task,
         ("model", f"{parameters:,} parameters, latent {shape}, {components.describe(vae.objective)}"),
         ("device", f"{group.describe()}{devices.hardware()}"),
         ("training", f"{trainer.total:,} steps of {batch}, {options.algorithm} at {options.learning_rate:g}, {options.decay}"),

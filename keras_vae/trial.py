@@ -65,7 +65,7 @@ def run(folder: Path, asked: config.Config, share: float, measure: tuple[str, st
     trainer = training.prepare(resolved, dataset, devices.Group())
     storage.write(folder / "config.json", config.to_json(trainer.config))
     trainer.restore(folder, console.log)
-    evaluator = evaluation.Evaluator(trainer.vae, dataset, trainer.config.devices.jit == "on", trainer.group, trainer.batch_for)
+    evaluator = evaluation.Evaluator(trainer.vae, trainer.dataset, trainer.config.devices.jit == "on", trainer.group, trainer.batch_for)
     trainer.until = min(trainer.total, math.ceil(share * trainer.total / trainer.every) * trainer.every)
     loop.fit(trainer, evaluator, folder, Silent(), console)
     vae = runs.build(trainer.config, dataset.modality)

@@ -23,11 +23,12 @@ class VAE(keras.Model):
     It is a `keras.Model`: `compile`, `fit`, `evaluate`, `predict` and `save` work on arrays x [N, *X]. `objective` is the loss; `seed`
     addresses all noise: the same seed and the same batches give the same weights.
 
-    It is a model of p(x|c) if it is built with a "condition" c [B, C] beside x, which encoder and decoder are given and the prior is
-    not (Learning Structured Output Representation using Deep Conditional Generative Models; Sohn et al. 2015).
+    It is a model of p(x|c) if it is built with a "condition" c beside x, [B, C] or, on the grid of x, [B, ..., C], which encoder and
+    decoder are given and the prior is not (Learning Structured Output Representation using Deep Conditional Generative Models; Sohn et
+    al. 2015).
     """
 
-    condition_size = 0  # C, set by `build`
+    condition_shape = ()  # (C,), or (..., C) of one on the data's grid; set by `build`
 
     def __init__(
         self,
@@ -259,10 +260,10 @@ class VAE(keras.Model):
 
     def sample(self, n, seed: int = 0, temperature=1.0, density=None, condition=None) -> tf.Tensor:
         """n means of p(x|z) (of an autoregressive decoder, draws) with z ~ p(z), or of another `density` (see `density.fit`), spread by
-        `temperature`, [n, *X]. The first of n samples do not depend on n. `condition`: [n, C], or [C] for all of them."""
+        `temperature`, [n, *X]. The first of n samples do not depend on n. `condition`: one for each, or one for all of them."""
         if isinstance(n, int) and n == 0 and self.built:  # convolutions of no rows may have a wrong shape (oneDNN, TensorFlow 2.21)
             return tf.zeros((0, *self.event_shape))
-        if condition is not None and len(np.shape(condition)) == 1:
+        if condition is not None and len(tf.convert_to_tensor(condition).shape) == len(self.condition_shape):
             condition = tf.repeat(tf.cast(condition, tf.float32)[None], n, axis=0)
         seed = Seed.of(seed).fold("sample")
         return self.decode(self.draw(n, seed, temperature, density, condition), condition, seed)
@@ -274,6 +275,13 @@ class VAE(keras.Model):
     def explain(self, z, x, condition=None):
         """p(x|z), given all of x before each element where the decoder asks for it."""
         return self.likelihood(self.decoder(z, condition, **({"x": x} if self.decoder.autoregressive else {})))
+
+    def surprise(self, x, condition=None) -> tuple:
+        """Distortion + rate at the posterior mean, [B], and what each element adds to the distortion, [B, *parts], nats: no draw."""
+        batch = as_batch(x) | ({} if condition is None else as_batch({"condition": condition}))
+        inference = self.infer(batch, Seed.of(0), noise=tf.zeros((tf.shape(batch["x"])[0], *self.latent_shape)))
+        elements = -inference.likelihood.element_log_prob(batch["x"])
+        return inference.distortion(batch["x"]) + inference.rate(), elements
 
     def teach(self, x, condition=None) -> dict:
         """What a student is shown of x [B, *X]: q(z|x), and the mean of p(x|z) at the posterior mean, [B, *X]."""
@@ -326,11 +334,12 @@ class VAE(keras.Model):
         shapes = inputs_shape if isinstance(inputs_shape, dict) else {"x": inputs_shape}
         event_shape, condition_shape = tuple(shapes["x"][1:]), tuple(shapes.get("condition", ()))
         if condition_shape:
-            if len(condition_shape) != 2 or not condition_shape[1]:
-                fix = "a class as one-hot, keras.utils.to_categorical(labels)"
-                raise ValueError(f"a condition has the shape [B, C], not {list(condition_shape)}: {fix}, a number as [B, 1]")
+            grid = condition_shape[1:-1]
+            if len(condition_shape) < 2 or not all(condition_shape[1:]) or grid not in ((), event_shape[:-1]):
+                fix = "a class as one-hot, keras.utils.to_categorical(labels), a number as [B, 1], an image with the height and width of x"
+                raise ValueError(f"a condition has the shape [B, C], or [B, ..., C] on the grid of x, not {list(condition_shape)}: {fix}")
             self.check_condition()
-            self.condition_size = self.encoder.condition_size = self.decoder.condition_size = condition_shape[1]
+            self.condition_shape = self.encoder.condition_shape = self.decoder.condition_shape = condition_shape[1:]
         self.decoder.event_shape = self.likelihood.event_shape = event_shape
         self.encoder.location_shape = self.posterior.event_shape
         self.prior.data_shape = tuple(shapes.get("input", shapes["x"])[1:])
@@ -418,7 +427,7 @@ class VAE(keras.Model):
     def get_build_config(self):
         if not self.built:
             return None
-        condition = {"condition": (None, self.condition_size)} if self.condition_size else {}
+        condition = {"condition": (None, *self.condition_shape)} if self.condition_shape else {}
         return {"shapes": {"x": (None, *self.event_shape), "input": self.encoder_shape, **condition}}
 
     def build_from_config(self, config):

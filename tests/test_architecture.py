@@ -38,6 +38,7 @@ FLOORS = (
     },
     {
         "augmentations": (),
+        "tasks": (),
         "density": (),
         "blocks": (),
         "flows": ("blocks",),
@@ -53,7 +54,8 @@ FLOORS = (
     {
         "networks": (),
         "networks.encoders": ("networks.network",),
-        "networks.decoders": ("networks.network",),
+        "networks.decoders": ("networks.guide", "networks.network"),
+        "networks.guide": (),
         "networks.topdown": (),
         "networks.network": (),
         "posteriors": (),

@@ -304,7 +304,7 @@ def test_the_savedmodel_draws_what_the_live_model_draws(likelihood, tmp_path, mo
     vae, modality = model(shape, likelihood=likelihood), Images(shape, levels=levels)
     raw = np.random.default_rng(0).integers(0, levels, (4, *shape)).astype("uint8")
     monkeypatch.setattr(serving, "PROBE_BATCHES", (1, 3))
-    assert serving.export(vae, modality, tmp_path / "serving", raw) < 1e-4
+    assert serving.export(serving.Endpoints(vae, modality), tmp_path / "serving", raw) < 1e-4
     loaded = tf.saved_model.load(str(tmp_path / "serving"))
 
     def ask(name, **inputs):

@@ -33,7 +33,7 @@ def classes(n, seed=0):
 def network(kind, text, shape, size=0, event_shape=()):
     keras.utils.set_random_seed(3)
     made = components.make(kind, text)
-    made.event_shape, made.condition_size = event_shape, size
+    made.event_shape, made.condition_shape = event_shape, (size,) if size else ()
     made.build((None, *shape))
     return made
 
@@ -234,7 +234,7 @@ def test_a_conditional_model_survives_a_file_and_goes_on(conditioning, tmp_path)
         vae.train_step(batch())
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
-    assert loaded.condition_size == C and loaded.get_config() == vae.get_config()
+    assert loaded.condition_shape == (C,) and loaded.get_config() == vae.get_config()
     for one in (vae, loaded):
         one.train_step(batch())
     assert equal(arrays(loaded.weights), arrays(vae.weights)) and len(loaded.weights) == len(vae.weights)

@@ -522,7 +522,7 @@ def test_it_survives_a_file(tmp_path):
 def test_the_savedmodel_answers_as_the_live_model_with_a_temperature_for_each_latent(tmp_path, shared, monkeypatch):
     monkeypatch.setattr(serving, "PROBE_BATCHES", (1, 3))
     raw = binary(4, SHAPE).astype("uint8")
-    difference = serving.export(shared, Images(SHAPE, levels=2), tmp_path / "serving", raw)
+    difference = serving.export(serving.Endpoints(shared, Images(SHAPE, levels=2)), tmp_path / "serving", raw)
     assert difference < 1e-4
     model = tf.saved_model.load(str(tmp_path / "serving"))
 

@@ -299,7 +299,7 @@ def test_a_model_with_several_outputs_an_element_is_exported_and_evaluated(text,
     records = data.Dataset("test", modality, raw[:40], raw[40:50], raw[50:])
     vae = VAE(**TINY, likelihood=text)
     vae.adapt(modality.encode(raw[:40]))
-    assert serving.export(vae, modality, tmp_path / "1", raw[:8]) < 1e-4
+    assert serving.export(serving.Endpoints(vae, modality), tmp_path / "1", raw[:8]) < 1e-4
     evaluator = evaluation.Evaluator(vae, records)
     found, references = evaluator.full("test", samples=2), evaluator.references("test")
     assert np.isfinite(found["bits_per_dim"]) and np.isfinite(references["per_pixel_log_likelihood"])

@@ -170,7 +170,7 @@ def test_what_is_saved_and_exported_has_the_zeros(tmp_path):
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert equal(kernels(loaded), kernels(vae)) and sum(map(zeros, kernels(loaded)))
-    serving.export(vae, Images(SHAPE), tmp_path / "serving", np.zeros((2, *SHAPE), "uint8"))
+    serving.export(serving.Endpoints(vae, Images(SHAPE)), tmp_path / "serving", np.zeros((2, *SHAPE), "uint8"))
     variables = tf.train.load_checkpoint(str(tmp_path / "serving" / "variables" / "variables"))
     names = [name for name in variables.get_variable_to_shape_map() if not name.startswith("_")]
     exported = sum(zeros(variables.get_tensor(name)) for name in names if np.ndim(variables.get_tensor(name)) > 1)

@@ -29,7 +29,7 @@ def exported(vae, modality, raw, folder):
     for head in (vae.posterior.head, vae.likelihood.project):  # heads start small: make the latent matter
         head.kernel.assign(30.0 * head.kernel)
     endpoints = serving.Endpoints(vae, modality, density.fit(vae.encode(x).numpy(), components=3))
-    difference = serving.export(vae, modality, folder, raw[:8], endpoints.density)
+    difference = serving.export(endpoints, folder, raw[:8])
     model = tf.saved_model.load(str(folder))
     return SimpleNamespace(vae=vae, modality=modality, raw=raw, folder=folder, model=model, difference=difference, endpoints=endpoints)
 
@@ -328,7 +328,7 @@ def copied(digits, monkeypatch):
 
 def refused_export(served, folder) -> str:
     with pytest.raises(Refusal) as refused:
-        serving.export(served.vae, served.modality, folder, served.raw[:8], served.endpoints.density)
+        serving.export(served.endpoints, folder, served.raw[:8])
     assert refused.value.kind == "numerics" and len(str(refused.value).splitlines()) <= 6
     assert list(folder.parent.iterdir()) == []
     return str(refused.value)
@@ -371,7 +371,7 @@ def test_one_wrong_answer_at_one_batch_size_is_enough(damage, name, copied, answ
 
 def test_right_answers_are_published(copied, answers, tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "ask", lambda folder, calls: answers[2])
-    assert serving.export(copied.vae, copied.modality, tmp_path / "1", copied.raw[:8], copied.endpoints.density) <= 1e-4
+    assert serving.export(copied.endpoints, tmp_path / "1", copied.raw[:8]) <= 1e-4
     storage.verify(tmp_path / "1")
 
 

@@ -53,14 +53,18 @@ class Images:
 
     def encode(self, raw, seed=None) -> tf.Tensor:
         """raw [B, H, W, C] -> x, float32. What is random draws with `seed`; without one it takes the likeliest value (serving)."""
-        low, high = self.bounds
         if self.binarize == "dynamic":
             if seed is None:
                 return tf.cast(2 * tf.cast(raw, tf.int32) >= self.levels, tf.float32)
             return noise.bernoulli(seed, raw, self.levels - 1)
-        raw = tf.cast(raw, tf.float32)
         if self.dequantize:
-            return (raw + (0.5 if seed is None else noise.uniform(seed, (tf.shape(raw)[0], *self.shape)))) / self.levels
+            spread = 0.5 if seed is None else noise.uniform(seed, (tf.shape(raw)[0], *self.shape))
+            return (tf.cast(raw, tf.float32) + spread) / self.levels
+        return self.scale(raw)
+
+    def scale(self, raw) -> tf.Tensor:
+        """raw [B, ...] -> the same on [0, 1], float32, without a draw."""
+        raw, (low, high) = tf.cast(raw, tf.float32), self.bounds
         return raw / high if low == 0 else (raw - low) / (high - low)
 
     def decode(self, x) -> tf.Tensor:

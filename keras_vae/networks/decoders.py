@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_vae import blocks
 from keras_vae.domains import Count, Depth, Kernel
 from keras_vae.errors import Refusal
+from keras_vae.networks.guide import Guide
 from keras_vae.networks.network import GridNetwork, Network
 
 
@@ -46,7 +47,12 @@ class Dense(Decoder):
 
 
 class Conv(GridNetwork, Decoder):
-    """Transposed convolutions up to [T, C], [H, W, C] or [D, H, W, C]: each width is a stage of `depth` - 1 units, then a doubled grid."""
+    """Transposed convolutions up to [T, C], [H, W, C] or [D, H, W, C]: each width is a stage of `depth` - 1 units, then a doubled grid.
+
+    A condition on the data's grid is met on every grid, as in a U-Net, and stands beside the features at the end.
+    """
+
+    guide = None
 
     def __init__(self, widths: Count | tuple[Count, ...] = (64, 32), kernel: Kernel = 4, **kwargs):
         super().__init__(widths=widths, kernel=kernel, **kwargs)
@@ -57,6 +63,9 @@ class Conv(GridNetwork, Decoder):
         sides, below = self.halvings(self.event_shape), self.widths[0]
         convolution, transposed = self.convolution(sides[0]), self.convolution(sides[0], transposed=True)
         start = (*sides[-1], below)
+        if len(self.condition_shape) > 1:
+            self.guide = Guide(self, len(sides[0]), (below, *self.widths), dtype=self.dtype_policy)
+            self.guide.build((None, *self.condition_shape))
         dense = [self.unit(keras.layers.Dense, self.features), self.unit(keras.layers.Dense, math.prod(start))]
         self.units = [*self.flat(z_shape), *dense]
         self.units.append(blocks.Reshape(start, dtype=self.dtype_policy))
@@ -73,11 +82,30 @@ class Conv(GridNetwork, Decoder):
         self.units += self.close(below)
         self.build_units(z_shape)
 
+    def flat(self, z_shape):
+        return super().flat(z_shape) if len(self.condition_shape) < 2 else super().flat(z_shape)[:-1]  # it enters by the guide
+
+    @property
+    def channels_out(self) -> int:
+        """Of the features."""
+        return self.widths[-1] + (self.condition_shape[-1] if self.guide else 0)
+
     def compute_output_shape(self, z_shape):
-        return (None, *self.event_shape[:-1], self.widths[-1])
+        return (None, *self.event_shape[:-1], self.channels_out)
 
     def call(self, z, training=False, seed=None, condition=None, visit=None):
-        return self.stack(z, training, seed, condition, visit)
+        if not self.guide:
+            return self.stack(z, training, seed, condition, visit)
+        below = None if seed is None else seed.fold("guide")
+        seen = self.guide.climb(condition, training, below)
+
+        def meet(place, h):
+            h = self.guide(h, seen[place], place=place, training=training, seed=below)
+            return visit(place, h) if visit else h
+
+        features, shift = blocks.Shifted.of(self.stack(z, training, seed, None, meet))
+        features = tf.concat([features, tf.cast(condition, features.dtype)], axis=-1)
+        return blocks.Shifted(features, shift) if self.linear else features
 
 
 class PixelCNN(Conv):
@@ -112,7 +140,7 @@ class PixelCNN(Conv):
             raise Refusal("usage", "PixelCNN is for images", "model.decoder", why, fix)
         given, self.above, self.beside, self.across = self.event_shape[-1], [], [], []
         self.enter = self.affine(keras.layers.Dense, 2 * self.channels)
-        self.enter.build((None, None, None, self.widths[-1]))
+        self.enter.build((None, None, None, self.channels_out))
         for _ in range(self.layers):
             above = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(self.reach, 2 * self.reach + 1))
             beside = self.affine(keras.layers.Conv2D, self.channels, kernel_size=(1, self.reach))

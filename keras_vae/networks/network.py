@@ -61,12 +61,13 @@ class Network(keras.layers.Layer):
     starts at PCA where encoder and decoder both have one. `sparsity`: the share of each kernel, other than the linear path's, that is
     pruned to zero between update `prune_from` and `prune_steps` updates later (`pruning`). `conditioning`: where the model has a condition
     [B, C], how it acts: on every unit, by a factor and a shift of each channel that start as the identity ("film"), or as C more channels
-    of what enters ("concatenation"). `recompute`: what units make is not kept for the gradient but made again, which takes less memory
-    and about a third more time (Training Deep Nets with Sublinear Memory Cost; Chen et al. 2016).
+    of what enters ("concatenation"); one on a grid, [B, ..., C], always enters so. `recompute`: what units make is not kept for the
+    gradient but made again, which takes less memory and about a third more time (Training Deep Nets with Sublinear Memory Cost; Chen et
+    al. 2016).
     """
 
     location_shape: tuple = ()  # of the latent or the datum, set before `build`
-    condition_size: int = 0  # C, 0 for none, set before `build`
+    condition_shape: tuple = ()  # (C,), or (..., C) of one on a grid; () for none, set before `build`
     grids: tuple = ()  # the numbers of the units whose features are a grid that is complete, set by `build` of a network on a grid
 
     def __init__(
@@ -97,18 +98,19 @@ class Network(keras.layers.Layer):
         self.conditioning, self.recompute = conditioning, recompute
 
     def __call__(self, x, /, condition=None, **options):
-        """`call`, given the condition [B, C] of a model that has one; without, it need not know of any."""
+        """`call`, given the condition [B, C] or [B, ..., C] of a model that has one; without, it need not know of any."""
+        wanted = f"[B, {', '.join(map(str, self.condition_shape))}]"
         if condition is None:
-            if self.condition_size:
-                raise ValueError(f"the model was built with a condition [B, {self.condition_size}], and none is given: {GIVE}")
+            if self.condition_shape:
+                raise ValueError(f"the model was built with a condition {wanted}, and none is given: {GIVE}")
             return super().__call__(x, **options)
-        if not self.condition_size:
+        if not self.condition_shape:
             raise ValueError("the model was built without a condition, and one is given: leave it out, or fit a new model with it")
         condition = tf.cast(condition, tf.float32)
         rows = {x.shape[0], condition.shape[0]} - {None}
-        if tuple(condition.shape[1:]) != (self.condition_size,) or len(rows) > 1:
+        if tuple(condition.shape[1:]) != self.condition_shape or len(rows) > 1:
             what = f"the condition has the shape {tuple(condition.shape)}, and what it comes with {tuple(x.shape)}"
-            raise ValueError(f"{what}: it has to be [B, {self.condition_size}], with the same B")
+            raise ValueError(f"{what}: it has to be {wanted}, with the same B")
         return super().__call__(x, condition=condition, **options)
 
     @property
@@ -145,15 +147,15 @@ class Network(keras.layers.Layer):
 
     def film(self, width: int) -> blocks.FiLM | None:
         """How the condition acts on a unit of so many channels."""
-        if not self.condition_size or self.conditioning != "film":
+        if len(self.condition_shape) != 1 or self.conditioning != "film":
             return None
         project = self.affine(keras.layers.Dense, 2 * width, zero=True)
-        return blocks.FiLM(project, self.condition_size, dtype=self.dtype_policy)
+        return blocks.FiLM(project, self.condition_shape[0], dtype=self.dtype_policy)
 
     def join(self) -> list:
         """What adds the condition to what enters the network."""
-        joined = self.condition_size and self.conditioning == "concatenation"
-        return [blocks.Concatenate(self.condition_size, dtype=self.dtype_policy)] if joined else []
+        joined = len(self.condition_shape) > 1 or (self.condition_shape and self.conditioning == "concatenation")
+        return [blocks.Concatenate(self.condition_shape, dtype=self.dtype_policy)] if joined else []
 
     def deepen(self, kind: type, width: int, depth: int, **options) -> list:
         """`depth` more units of the same width, connected as asked."""

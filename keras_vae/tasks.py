@@ -1,0 +1,241 @@
+"""Tasks: what a model is made for, beside giving new records.
+
+A task says what stands in a batch beside x: a condition made of x or of its label, and a mask where not all of x is asked for. So every
+task is one of p(x|c), by the same model, objective and loop; and a finished run is asked with what a user has in the place of that
+condition: a noisy picture, one with a hole, a small one, a class.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vae import noise
+from keras_vae.domains import Classes, Factor, InnerFraction, Positive, Scales
+from keras_vae.errors import Refusal
+
+
+class Task:
+    """The contract: `batch(modality, x, label, seed)` gives x [B, *X] and what stands beside it in training.
+
+    `inputs(modality)`: what a finished run is asked with, raw, by name; `condition(modality, **inputs)`: what the model is given of it.
+    Where nothing is given, both are empty.
+    """
+
+    labelled = False  # whether records need labels
+
+    def batch(self, modality, x, label, seed) -> dict:
+        return {"x": x}
+
+    def inputs(self, modality) -> dict:
+        return {}
+
+    def condition(self, modality, **inputs):
+        return None
+
+    def condition_shape(self, modality) -> tuple:
+        """*C of the condition [B, *C]; () for none. `Refusal` (usage) for data that the task is not for."""
+        return ()
+
+    def asked(self, x, condition=None) -> dict:
+        """The batch of x under a condition, with a mask where not all of x is asked for."""
+        return {"x": x} if condition is None else {"x": x, "condition": condition}
+
+    def start(self, condition):
+        """What of the condition [B, *C] a picture can show, [B, *X]; None if nothing."""
+        return None
+
+    def joined(self, batch: dict, x):
+        """x, or what stands in its place, together with what of it was given."""
+        return tf.convert_to_tensor(x) if "mask" not in batch else tf.where(batch["mask"] > 0.0, x, self.start(batch["condition"]))
+
+
+@dataclass(frozen=True)
+class Generate(Task):
+    """New records like those of the data: nothing is given."""
+
+
+@dataclass(frozen=True)
+class Conditional(Task):
+    """New records of a class: the condition is the label, one-hot, of so many `classes`; not given, they are those of the data.
+
+    (Learning Structured Output Representation using Deep Conditional Generative Models; Sohn et al. 2015.)
+    """
+
+    classes: Classes = 0
+    labelled = True
+
+    def batch(self, modality, x, label, seed):
+        return self.asked(x, self.condition(modality, label))
+
+    def inputs(self, modality):
+        return {"label": tf.TensorSpec((None,), tf.int64, "label")}
+
+    def condition(self, modality, label):
+        return tf.one_hot(label, self.classes)
+
+    def condition_shape(self, modality):
+        return (self.classes,)
+
+
+class _Restoration(Task):
+    """Of images, from what became of them."""
+
+    def inputs(self, modality):
+        return {"given": tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "given")}
+
+    def condition(self, modality, given):
+        return modality.scale(given)
+
+    def condition_shape(self, modality):
+        if len(modality.shape) != 3:
+            raise Refusal("usage", f"{type(self).__name__} is for images", "task", f"a record has the shape {list(modality.shape)}")
+        return modality.shape
+
+    def start(self, condition):
+        return condition
+
+
+@dataclass(frozen=True)
+class Denoise(_Restoration):
+    """Records without their noise: the condition is x + level n, n ~ N(0, 1), or, with noise = "salt-and-pepper", x with a share
+    `level` of the elements black or white; both cut to [0, 1].
+
+    A `level` (low, high) is drawn anew for each record: one model for all levels between.
+    """
+
+    noise: Literal["gaussian", "salt-and-pepper"] = "gaussian"
+    level: Positive | Scales = 0.2
+
+    def __post_init__(self):
+        if isinstance(self.level, tuple) and (len(self.level) != 2 or self.level[0] > self.level[1]):
+            raise ValueError(f"level={self.level} must be a number, or two, the lower first")
+
+    def batch(self, modality, x, label, seed):
+        shape, level = (tf.shape(x)[0], *x.shape[1:]), self.level
+        if isinstance(level, tuple):
+            low, high = level
+            level = low + (high - low) * noise.uniform(seed.fold("level"), (shape[0], *[1] * (len(x.shape) - 1)))
+        if self.noise == "gaussian":
+            noisy = tf.clip_by_value(x + level * noise.normal(seed.fold("noise"), shape), 0.0, 1.0)
+        else:
+            white = tf.cast(noise.uniform(seed.fold("which"), shape) < 0.5, tf.float32)
+            noisy = tf.where(noise.uniform(seed.fold("noise"), shape) < level, white, x)
+        return self.asked(x, noisy)
+
+
+@dataclass(frozen=True)
+class Inpaint(_Restoration):
+    """What is missing: the condition is x where it is seen, and 1 where that is. Only what is missing is scored.
+
+    A `share` of each record is left out in training: a rectangle anywhere ("box") or positions one by one ("pixels").
+    """
+
+    share: InnerFraction = 0.25
+    missing: Literal["box", "pixels"] = "box"
+
+    def batch(self, modality, x, label, seed):
+        seen = self.seen(x, seed)
+        return self.asked(x, tf.concat([x * seen, seen], axis=-1))
+
+    def asked(self, x, condition=None):
+        missing = 1.0 - condition[..., -1:] + tf.zeros_like(x)
+        return {"x": x * missing, "mask": missing, "condition": condition}
+
+    def seen(self, x, seed):
+        """1 where x [B, H, W, C] is seen, 0 where it is missing, [B, H, W, 1]."""
+        rows, (height, width) = tf.shape(x)[0], x.shape[1:3]
+        if self.missing == "pixels":
+            return tf.cast(noise.uniform(seed.fold("missing"), (rows, height, width, 1)) >= self.share, tf.float32)
+        place, within = noise.uniform(seed.fold("place"), (rows, 3)), []
+        longer = tf.exp(math.log(2.0) * (2.0 * place[:, 2] - 1.0))  # height to width, beside that of the image, 1/2 to 2
+        for side, factor, position in ((height, tf.sqrt(longer), place[:, 0]), (width, 1.0 / tf.sqrt(longer), place[:, 1])):
+            length = tf.clip_by_value(tf.round(side * math.sqrt(self.share) * factor), 1.0, side)
+            start = tf.floor(position * (side - length + 1.0))[:, None]
+            inside = (tf.range(side, dtype=tf.float32) >= start) & (tf.range(side, dtype=tf.float32) < start + length[:, None])
+            within.append(tf.cast(inside, tf.float32))
+        return 1.0 - within[0][:, :, None, None] * within[1][:, None, :, None]
+
+    def inputs(self, modality):
+        return super().inputs(modality) | {"seen": tf.TensorSpec((None, *modality.shape[:2]), tf.bool, "seen")}
+
+    def condition(self, modality, given, seen):
+        seen = tf.cast(seen, tf.float32)[..., None]
+        return tf.concat([modality.scale(given) * seen, seen], axis=-1)
+
+    def condition_shape(self, modality):
+        *sides, channels = super().condition_shape(modality)
+        return (*sides, channels + 1)
+
+    def start(self, condition):
+        return condition[..., :-1] + 0.5 * (1.0 - condition[..., -1:])
+
+
+@dataclass(frozen=True)
+class SuperResolution(_Restoration):
+    """Larger images: the condition is x made smaller by `factor`, each pixel the mean of those it stands for, and enlarged again by
+    cubic convolution (Keys 1981)."""
+
+    factor: Factor = 2
+
+    def batch(self, modality, x, label, seed):
+        return self.asked(x, self.enlarged(tf.nn.avg_pool2d(x, self.factor, self.factor, "VALID")))
+
+    def inputs(self, modality):
+        height, width, channels = modality.shape
+        shape = (None, height // self.factor, width // self.factor, channels)
+        return {"given": tf.TensorSpec(shape, modality.raw_dtype, "given")}
+
+    def condition(self, modality, given):
+        return self.enlarged(modality.scale(given))
+
+    def condition_shape(self, modality):
+        shape = super().condition_shape(modality)
+        if shape[0] % self.factor or shape[1] % self.factor:
+            why = f"{shape[0]} x {shape[1]} pixels are not so many times as many"
+            raise Refusal(
+                "usage", f"factor = {self.factor} does not divide the images", "task", why, f"--data.resize with multiples of {self.factor}"
+            )
+        return shape
+
+    def enlarged(self, small):
+        """[B, h, w, C] -> [B, h factor, w factor, C]."""
+        across, down = (cubic(side, self.factor) for side in small.shape[1:3])
+        return tf.clip_by_value(tf.einsum("Hh,Ww,bhwc->bHWc", across, down, small), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Anomaly(Task):
+    """Which records are unlike those of training: `rate` is the share of records like these that may be taken for anomalies.
+
+    A record is scored by its distortion and rate at the posterior mean, without a draw; from the threshold on it is an anomaly. The
+    threshold is the k-th least score of n validation records, k = ceil((n + 1) (1 - rate)) (Inductive Conformal Anomaly Detection;
+    Laxhammar and Falkman 2015).
+    """
+
+    rate: InnerFraction = 0.05
+
+    def threshold(self, scores: np.ndarray) -> float:
+        """Of the scores [n] of validation records. `Refusal` (data) if they are too few."""
+        k = math.ceil((len(scores) + 1) * (1.0 - self.rate))
+        if k > len(scores):
+            least = math.ceil(1.0 / self.rate) - 1
+            why = f"so small a rate takes {least:,} of them"
+            raise Refusal(
+                "data", f"{len(scores):,} validation records are too few", "task", why, f'--task "Anomaly(rate={1.0 / len(scores):.2g})"'
+            )
+        return float(np.sort(scores)[k - 1])
+
+
+def cubic(side: int, factor: int) -> np.ndarray:
+    """The matrix [side * factor, side] that enlarges a line of pixels by cubic convolution, a = -1/2, the ends repeated."""
+    where = (np.arange(side * factor) + 0.5) / factor - 0.5
+    matrix = np.zeros((side * factor, side), "float32")
+    for offset in range(-1, 3):
+        source = np.floor(where).astype(int) + offset
+        t = np.abs(where - source)
+        near, far = 1.5 * t**3 - 2.5 * t**2 + 1.0, -0.5 * t**3 + 2.5 * t**2 - 4.0 * t + 2.0
+        np.add.at(matrix, (np.arange(len(where)), np.clip(source, 0, side - 1)), np.where(t <= 1.0, near, far))
+    return matrix
