@@ -245,7 +245,7 @@ class Trainer:
                 raw = tf.gather(records, index) if self.resident else records[number]
                 batch = self.made(self.augment(raw, seed.fold("augment")), index, seed)
                 place = first, tf.constant(self.batch_size, tf.int64)
-                self.vae.train_step({**batch, "index": index, "place": place})
+                self.vae.train_step({**batch, "place": place})
 
             self.group.run(step, indices, records)
             return (number + 1,)
@@ -256,7 +256,7 @@ class Trainer:
     def made(self, raw, index, seed: Seed) -> dict:
         """The batch of raw training records and their numbers."""
         label = tf.gather(self.dataset.labels["train"], index) if self.dataset.task.labelled else None
-        return self.batch_for(self.dataset.made(raw, label, seed, seed.fold("encode")))
+        return {**self.batch_for(self.dataset.made(raw, label, seed, seed.fold("encode"))), "index": index}
 
     def batch_for(self, batch: dict) -> dict:
         """A batch with what the objective reads beside it."""

@@ -32,6 +32,24 @@ class Coupled(objectives.ELBO):
         return {**terms, "loss": terms["loss"] + 10.0 * tf.square(1.0 - apart)}
 
 
+@tf.custom_gradient
+def spoiled(loss, where):
+    """The loss as it is, and a gradient that is not finite."""
+    return tf.identity(loss), lambda upstream: (tf.where(where, np.nan, upstream), None)
+
+
+@dataclass(frozen=True)
+class Spoiled(objectives.ELBO):
+    """The ELBO; the gradient of one record is not finite at step SPOILED, though every term and all that follows the data is."""
+
+    record: int = 0
+
+    def __call__(self, batch, inference, step):
+        terms = super().__call__(batch, inference, step)
+        hit = (batch["index"] == self.record) & (tf.cast(step, tf.int64) == SPOILED)
+        return {**terms, "loss": spoiled(terms["loss"], hit)}
+
+
 @dataclass(frozen=True)
 class Poisoned(Images):
     """One row of the global batch is not finite at steps 2 and 5."""
@@ -98,6 +116,14 @@ CASES |= {
     }
     for number, parts in enumerate(models(MEMBERS) + models(SET_UP))
 }
+FOLLOWING = {  # weights, slots, running means of the weights, batch statistics, a codebook
+    **BATCHED,
+    "optimizer.algorithm": "Adam",
+    "optimizer.ema": 0.8,
+    "model.posterior": "VQ(positions=3, size=2, count=6)",
+    "model.prior": "Uniform()",
+}
+SPOILED, JITS = 2, ("off", "update", "on")
 QUICK = ("plain", "jit", "clip", "EMA", "accumulation", "sync-BatchNorm", "plateau", "coupled", "poisoned")
 RAGGED = ((9, 4), (8, 0), (1, 12))
 
@@ -110,9 +136,9 @@ def options(changes: dict) -> config.Config:
     return config.check(result)
 
 
-def trainer(name: str, group: devices.Group) -> loop.Trainer:
+def trainer(name: str, group: devices.Group, changes: dict | None = None) -> loop.Trainer:
     """A trainer of a case, with the same records and initial weights on every kind of group."""
-    chosen = options(CASES[name])
+    chosen = options(CASES[name] if changes is None else changes)
     raw = np.random.default_rng(0).integers(0, 256, (101, *SHAPE)).astype("uint8")
     modality = (Poisoned if name == "poisoned" else Images)(SHAPE, binarize=chosen.data.binarize)
     dataset = data.Dataset("test", modality, raw[:61], raw[61:81], raw[81:])
@@ -150,6 +176,22 @@ def continued(group: devices.Group, folder: Path) -> dict[str, np.ndarray]:
         one.steps_a_call = 4
         one.advance(one.step + 4)
     return one.arrays()
+
+
+def spoiling(group: devices.Group, jit: str) -> dict[str, np.ndarray]:
+    """Every variable, as each replica holds it, before and after the step that is spoiled by a record of the last replica, and after one
+    more: [3, replicas, ...]."""
+    record = data.order(3, 61, SPOILED * BATCH, BATCH)[-1]
+    changes = {**FOLLOWING, "devices.jit": jit, "model.objective": f"replicas:Spoiled(record={record})"}
+    one, seen = trainer("spoiled", group, changes), []
+    variables = {
+        f"{kind}/{number}/{variable.name}": variable for kind, of in one._variables().items() for number, variable in enumerate(of)
+    }
+    for steps in (SPOILED, 1, 1):
+        one.steps_a_call = steps
+        one.advance(one.step + steps)
+        seen.append({name: np.stack(group.strategy.experimental_local_results(each.value)) for name, each in variables.items()})
+    return {name: np.stack([values[name] for values in seen]) for name in variables}
 
 
 def ragged(group: devices.Group, jit: bool) -> dict[str, np.ndarray]:
@@ -192,6 +234,8 @@ def main(kind: str, folder: Path, names=tuple(CASES)) -> None:
     assert group.replicas == (1 if kind == "one" else 2)
     found = {name: trained(name, group, folder) for name in names}
     found |= {"ragged": ragged(group, jit=False), "ragged-jit": ragged(group, jit=True), "continued": continued(group, folder)}
+    if names == QUICK:
+        found |= {f"spoiled-{jit}": spoiling(group, jit) for jit in JITS}
     if kind != "workers":
         found["fit"] = fitted(group)
     else:  # which Keras' own fit cannot do

@@ -8,7 +8,7 @@ import tensorflow as tf
 from helpers import build
 
 from keras_vae import __main__ as verbs
-from keras_vae import evaluation
+from keras_vae import evaluation, tasks
 from keras_vae.data import Dataset
 from keras_vae.errors import Refusal
 from keras_vae.hierarchical import HierarchicalVAE
@@ -52,10 +52,10 @@ def loaded(tmp_path, monkeypatch):
     vae = build(SHAPE, likelihood="Binomial(levels=17)")
     for head in (vae.posterior.head, vae.likelihood.project):
         head.kernel.assign(30.0 * head.kernel)
-    run = SimpleNamespace(vae=vae, modality=Images(SHAPE, levels=17), folder=tmp_path)
+    run = SimpleNamespace(vae=vae, modality=Images(SHAPE, levels=17), folder=tmp_path, task=tasks.Generate())
     run.raw = np.random.default_rng(0).integers(0, 17, (23, *SHAPE)).astype(np.uint8)
     monkeypatch.setattr(verbs, "_load", lambda _: run)
-    monkeypatch.setattr(verbs, "_records", lambda _, path, split, count: run.raw[:count])
+    monkeypatch.setattr(verbs, "_records", lambda _, path, split, count: verbs._Records(run, run.raw[:count]))
     monkeypatch.setattr(evaluation, "ROWS", 5)
     return run
 

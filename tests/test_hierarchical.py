@@ -15,7 +15,7 @@ from test_page import run, text, tree, write_latent  # noqa: F401
 from test_resume import finish
 from test_xla import compile_whole
 
-from keras_vae import VAE, HierarchicalVAE, blocks, components, evaluation, gradient_flow, pruning, report, serving
+from keras_vae import VAE, HierarchicalVAE, blocks, components, evaluation, gradient_flow, pruning, report, serving, tasks
 from keras_vae import __main__ as verbs
 from keras_vae.data import Dataset
 from keras_vae.errors import Refusal
@@ -565,10 +565,10 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
 @pytest.fixture
 def loaded(tmp_path, monkeypatch, shared):
     """A run of the model, as the verbs load it, with few records."""
-    found = SimpleNamespace(vae=shared, modality=Images(SHAPE, levels=2), folder=tmp_path, density=None)
+    found = SimpleNamespace(vae=shared, modality=Images(SHAPE, levels=2), folder=tmp_path, density=None, task=tasks.Generate())
     found.raw = binary(7, SHAPE).astype("uint8")
     monkeypatch.setattr(verbs, "_load", lambda _: found)
-    monkeypatch.setattr(verbs, "_records", lambda _, path, split, count: found.raw[:count])
+    monkeypatch.setattr(verbs, "_records", lambda _, path, split, count: verbs._Records(found, found.raw[:count]))
     return found
 
 
@@ -649,7 +649,7 @@ def test_the_report_shows_the_rate_of_each_latent(posterior, prior, run):  # noq
 def test_a_line_on_a_sphere_leaves_the_other_latents_alone():
     vae, seen, x = stirred(posterior="VonMisesFisher(size=3)", prior="Uniform()"), [], binary(2, SHAPE)
     decode = vae.decode
-    vae.decode = lambda z: seen.append(z.numpy()) or decode(z)
+    vae.decode = lambda z, condition: seen.append(z.numpy()) or decode(z)
     report.interpolate(vae, x[:1], x[1:], 5)
     first, last = vae.encode(x).numpy()
     assert np.allclose(np.linalg.norm(seen[0][:, :3], axis=1), 1.0, atol=1e-5)

@@ -104,6 +104,26 @@ def test_a_batch_worked_off_in_parts_is_the_batch(one):
             np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+COUNTED = {"iteration", "in_a_row", "latest", "skipped"}  # what tells that a step was skipped, with the metric of that name
+
+
+@pytest.mark.parametrize("jit", replicas.JITS)
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_G10_a_gradient_that_is_not_finite_changes_nothing(kind, jit, two):
+    """One record's gradient is NaN at step k: weights, slots, averages, batch statistics, codebook and metrics stay, on 1 and 2 replicas"""
+    with np.load(two / f"{kind}-spoiled-{jit}.npz") as found:
+        states = dict(found)
+    skipped = f"metric/{len([name for name in states if name.startswith('metric/')]) - 1}/"
+    for name, (before, after, then) in states.items():
+        assert len(before) == (1 if kind == "one" else 2) and np.isfinite(then).all()
+        counted = name.rpartition("/")[2] in COUNTED or name.startswith(skipped)
+        assert counted != np.array_equal(before, after), name
+        assert all(np.array_equal(state[0], state[-1]) for state in (before, after, then)), name
+    moved = {name for name, (_, after, then) in states.items() if not np.array_equal(after, then)}
+    for part in ("codebook", "usage", "moving_mean", "moving_variance", "kernel", "momentum", "velocity", "average"):
+        assert any(part in name for name in moved), (part, sorted(states))
+
+
 def test_R9_a_run_goes_on_with_another_number_of_replicas(two):
     """A run begun on one device goes on with two: the same order, noise and weights."""
     assert_equal(two, "two", "continued")
