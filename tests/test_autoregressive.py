@@ -322,7 +322,9 @@ def test_the_savedmodel_draws_what_the_live_model_draws(likelihood, tmp_path, mo
 
 def test_the_verbs_draw_and_decode_as_the_model_does(tmp_path, monkeypatch):
     vae, modality = model(), Images(SHAPE, levels=2)
-    found = SimpleNamespace(vae=vae, modality=modality, folder=tmp_path, task=tasks.Generate(), density=None, raw=binary(7, SHAPE).astype("uint8"))
+    found = SimpleNamespace(
+        vae=vae, modality=modality, folder=tmp_path, task=tasks.Generate(), density=None, raw=binary(7, SHAPE).astype("uint8")
+    )
     monkeypatch.setattr(verbs, "_load", lambda _: found)
     monkeypatch.setattr(verbs, "_records", lambda _, path, split, count: verbs._Records(found, found.raw[:count]))
     monkeypatch.setattr(evaluation, "ROWS", 3)  # in several parts
