@@ -45,6 +45,7 @@ def sample(
     if not all(0.0 < value < float("inf") for value in spread):
         raise Refusal("usage", f"{said} must be finite and above 0")
     loaded = _load(run)
+    import numpy as np
     import tensorflow as tf
 
     from keras_vae.noise import Seed
@@ -70,7 +71,7 @@ def sample(
         z = vae.draw(numbers.shape[0], seed.at(row), spread, source, condition)
         return loaded.modality.decode(vae.decode(z, condition, seed.at(row)))
 
-    raw = _over(loaded, range(count), draw)
+    raw = _over(loaded, np.arange(count), draw)
     _write(loaded, output, "samples", raw, picture=raw)
 
 

@@ -77,7 +77,7 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
         own = len(rate_per_unit) == math.prod(vae.latent_shape)
         rates = rate_per_unit[: shape[0]] if own else np.zeros(shape)  # of all units together, no order
         units = np.argsort(-np.asarray(rates), kind="stable")[:TRAVERSED]
-        drawn["traversals.png"] = modality.draw(traverse(vae, units, dataset), len(DEVIATIONS))
+        drawn["traversals.png"] = modality.draw(traverse(vae, units, dataset if vae.condition_shape else None), len(DEVIATIONS))
         latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
     else:
         omitted.append(("traversals", f"the latent is a grid of {' x '.join(map(str, shape))}, not a list of units"))
@@ -89,16 +89,18 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
     return drawn, latent, omitted
 
 
-def traverse(vae, units, dataset) -> np.ndarray:
+def traverse(vae, units, dataset=None) -> np.ndarray:
     """Decoded latents in which one unit after the other moves through `DEVIATIONS` while the others stay at the prior mean; of a model with
     a condition, under that of the first test record."""
     draws = vae.prior.sample(4096, Seed.of(0).fold("traverse")).numpy()  # any prior has those, not any has a known spread
     z = np.tile(draws.mean(axis=0), (len(units), len(DEVIATIONS), 1))
     for row, unit in enumerate(units):
         z[row, :, unit] += np.asarray(DEVIATIONS) * draws[:, unit].std()
-    z, first = tf.constant(z.reshape(-1, z.shape[-1])), dataset.batch("test", 0, 1)
-    rows = {name: tf.repeat(values, len(z), axis=0) for name, values in first.items()}
-    return dataset.task.joined(rows, vae.decode(z, rows.get("condition"))).numpy()
+    z = tf.constant(z.reshape(-1, z.shape[-1]))
+    if dataset is None:
+        return vae.decode(z).numpy()
+    rows = {name: tf.repeat(values, len(z), axis=0) for name, values in dataset.batch("test", 0, 1).items()}
+    return dataset.task.joined(rows, vae.decode(z, rows["condition"])).numpy()
 
 
 def latent_map(vae, dataset, records: int) -> dict:

@@ -103,20 +103,16 @@ class Denoise(_Restoration):
     """Records without their noise: the condition is x + level n, n ~ N(0, 1), or, with noise = "salt-and-pepper", x with a share
     `level` of the elements black or white; both cut to [0, 1].
 
-    A `level` (low, high) is drawn anew for each record: one model for all levels between.
+    Of several levels one between the least and the greatest is drawn for each record: one model for all of them.
     """
 
     noise: Literal["gaussian", "salt-and-pepper"] = "gaussian"
     level: Positive | Scales = 0.2
 
-    def __post_init__(self):
-        if isinstance(self.level, tuple) and (len(self.level) != 2 or self.level[0] > self.level[1]):
-            raise ValueError(f"level={self.level} must be a number, or two, the lower first")
-
     def batch(self, modality, x, label, seed):
         shape, level = (tf.shape(x)[0], *x.shape[1:]), self.level
         if isinstance(level, tuple):
-            low, high = level
+            low, high = min(level), max(level)
             level = low + (high - low) * noise.uniform(seed.fold("level"), (shape[0], *[1] * (len(x.shape) - 1)))
         if self.noise == "gaussian":
             noisy = tf.clip_by_value(x + level * noise.normal(seed.fold("noise"), shape), 0.0, 1.0)

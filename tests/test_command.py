@@ -94,6 +94,7 @@ def test_set_reads_python_values_and_bare_words(setting, leaf, value):
 FLAGS = [
     ("--name", "my run", "name", "my run"),
     ("--seed", "7", "seed", 7),
+    ("--task", "Denoise(level=0.3)", "task", "Denoise(level=0.3)"),
     ("--data.source", "npz:digits.npz", "data.source", "npz:digits.npz"),
     ("--data.resize", "64", "data.resize", 64),
     ("--data.crop", "148x100", "data.crop", "148x100"),

@@ -158,6 +158,8 @@ def test_every_member_is_made_without_options_and_described_back(kind, name):
                 "probability",
                 "least",
                 "output",
+                "share",
+                "rate",
             )
         ):
             text = f"{name}({option}={value + 1!r})"

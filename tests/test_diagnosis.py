@@ -135,7 +135,7 @@ class Records:
         self.modality, self.train, self.test = Images(x.shape[1:], range=(0.0, 1.0)), x, x
 
     def some(self, split, count):
-        return getattr(self, split)[:count]
+        return {"x": getattr(self, split)[:count]}
 
 
 @pytest.fixture(scope="module")
@@ -158,20 +158,20 @@ def test_the_gap_of_an_encoder_is_what_fitting_each_record_gains(linear):
     best = -0.5 * np.log(np.diag(np.linalg.inv(covariance)))  # the scale of the best independent normals
     vae.posterior.head.bias.assign(np.concatenate([np.zeros(2), 10.0 * np.arctanh(2.0 * best / 10.0)]))
     vae.posterior.head.kernel.assign(np.concatenate([(covariance @ weights / 0.09).T, np.zeros((9, 2))], axis=1))
-    assert symptoms._amortization_gap(vae, x) < 0.02
+    assert symptoms._amortization_gap(vae, {"x": x}) < 0.02
     vae.posterior.head.bias.assign(vae.posterior.head.bias + [0.5, 0.0, 0.0, 0.0])  # every mean is off by a half
     away = 0.5 * 0.25 * np.linalg.inv(covariance)[0, 0]
-    assert symptoms._amortization_gap(vae, x) == pytest.approx(away, rel=0.05)
+    assert symptoms._amortization_gap(vae, {"x": x}) == pytest.approx(away, rel=0.05)
 
 
 def test_the_worth_of_z_is_nothing_where_the_decoder_ignores_it():
     vae, x = build((4, 4, 1)), binary(30, (4, 4, 1))
-    assert symptoms._worth(vae, x) == pytest.approx(0.0, abs=0.05)
+    assert symptoms._worth(vae, {"x": x}) == pytest.approx(0.0, abs=0.05)
     vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
-    assert symptoms._worth(vae, x) == 0.0
+    assert symptoms._worth(vae, {"x": x}) == 0.0
     vae.likelihood.project.kernel.assign(tf.ones_like(vae.likelihood.project.kernel))
-    assert abs(symptoms._worth(vae, x)) > 0.05
-    assert symptoms._worth(vae, x[:1]) is None
+    assert abs(symptoms._worth(vae, {"x": x})) > 0.05
+    assert symptoms._worth(vae, {"x": x[:1]}) is None
 
 
 def test_the_residual_of_a_normal_is_one_where_it_fits():
@@ -179,12 +179,12 @@ def test_the_residual_of_a_normal_is_one_where_it_fits():
     vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
     vae.likelihood.bias.assign(tf.fill((4, 4, 1), 0.5))
     x = 0.5 + 0.2 * np.random.default_rng(0).normal(size=(32, 4, 4, 1)).astype("float32")
-    found = symptoms._spread(vae, x)
+    found = symptoms._spread(vae, {"x": x})
     assert (
         float(found["residual"]) == pytest.approx(1.0, abs=0.2) and float(found["sigma"]) == pytest.approx(0.2) and found["floor"] is None
     )
-    assert symptoms._spread(build((4, 4, 1)), binary(4, (4, 4, 1)))["residual"] is None
-    assert symptoms._spread(build((4, 4, 1), likelihood="Normal()"), x)["floor"] == 1e-3
+    assert symptoms._spread(build((4, 4, 1)), {"x": binary(4, (4, 4, 1))})["residual"] is None
+    assert symptoms._spread(build((4, 4, 1), likelihood="Normal()"), {"x": x})["floor"] == 1e-3
 
 
 @pytest.mark.parametrize("kind", ["full", "diag"])
@@ -203,10 +203,10 @@ def test_the_ex_post_density_agrees_with_scipy(kind):
 def test_the_rate_is_information_and_what_the_codes_leave_unfilled():
     vae, x = build((4, 4, 1)), grey(200, (4, 4, 1)).round()
     z = vae.infer({"x": tf.constant(x)}, Seed.of(0)).latents[0].z.numpy()
-    found = symptoms._aggregate(vae, x, density.fit(z))
+    found = symptoms._aggregate(vae, {"x": x}, density.fit(z))
     rate = float(np.mean(vae.infer({"x": tf.constant(x)}, symptoms._seed()).rate()))
     assert found["mutual_information"] + found["aggregate_gap"] == pytest.approx(rate, abs=1e-3)
-    assert symptoms._aggregate(vae, x, None) == {"mutual_information": None, "aggregate_gap": None}
+    assert symptoms._aggregate(vae, {"x": x}, None) == {"mutual_information": None, "aggregate_gap": None}
 
 
 def test_the_error_of_a_difference_is_that_of_its_means():
@@ -218,7 +218,7 @@ def test_the_error_of_a_difference_is_that_of_its_means():
 
 def test_a_point_has_no_rate_that_its_codes_could_be_a_part_of():
     vae, x = build((4, 4, 1), posterior="Point()"), grey(50, (4, 4, 1)).round()
-    found = symptoms._aggregate(vae, x, density.fit(np.random.default_rng(0).normal(size=(50, *vae.latent_shape)).astype("float32")))
+    found = symptoms._aggregate(vae, {"x": x}, density.fit(np.random.default_rng(0).normal(size=(50, *vae.latent_shape)).astype("float32")))
     assert found["mutual_information"] is None and math.isfinite(found["aggregate_gap"])
     report = copy.deepcopy(HEALTHY)
     report["test"]["log_likelihood"], report["symptoms"]["aggregate_gap"] = None, 40.0

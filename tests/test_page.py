@@ -407,9 +407,10 @@ def tiny(shape, units):
         prior=SimpleNamespace(
             sample=lambda n, seed: tf.constant(np.random.default_rng(1).normal(5.0, 2.0, (n, *shape)), "float32"),
         ),
-        encode=lambda x: tf.reshape(tf.reshape(x, (len(x), 64))[:, :units], (-1, *shape)),
+        condition_shape=(),
+        encode=lambda x, condition=None: tf.reshape(tf.reshape(x, (len(x), 64))[:, :units], (-1, *shape)),
         decode=lambda z: tf.zeros((len(z), 8, 8, 1)) + tf.reduce_mean(tf.reshape(z, (len(z), -1)), axis=1)[:, None, None, None],
-        sample=lambda n, temperature: tf.fill((n, 8, 8, 1), temperature),
+        sample=lambda n, temperature, density=None: tf.fill((n, 8, 8, 1), temperature),
     )
     return vae, dataset
 
@@ -449,7 +450,7 @@ def test_a_collapsed_posterior_can_be_mapped():
     from keras_vae import report
 
     vae, dataset = tiny((4,), 4)
-    vae.encode = lambda x: tf.zeros((len(x), 4))
+    vae.encode = lambda x, condition=None: tf.zeros((len(x), 4))
     points = report.details(vae, dataset, [0.0] * 4)[1]["map"]
     assert set(points["x"]) == set(points["y"]) == {0.0} and points["axes"][0].endswith("0% of the variance")
     assert ElementTree.fromstring(drawing.scatter(points["x"], points["y"], [("k0", "", range(40))], points["axes"], "says"))
@@ -607,7 +608,7 @@ def test_a_line_on_a_sphere_is_a_great_circle():
     vae, seen = build((4, 4, 1), posterior="VonMisesFisher(size=3)", prior="Uniform()"), []
     vae.posterior.head.kernel.assign(30.0 * vae.posterior.head.kernel)
     decode = vae.decode
-    vae.decode = lambda z: seen.append(z.numpy()) or decode(z)
+    vae.decode = lambda z, condition: seen.append(z.numpy()) or decode(z)
     x = binary(2, (4, 4, 1))
     report.interpolate(vae, x[:1], x[1:], 7)
     assert np.allclose(np.linalg.norm(seen[0], axis=1), 1.0, atol=1e-5)

@@ -122,7 +122,7 @@ each_model = pytest.mark.parametrize("parts", models(SET_UP), ids=name_of)
 
 
 def test_no_room_member_or_option_is_missing():
-    assert set(PARTS) == set(components.ROOMS) - {"family", "decay", "augmentation"}
+    assert set(PARTS) == set(components.ROOMS) - {"family", "decay", "augmentation", "task"}
     for kind in PARTS:
         members = components.members(kind)
         assert set(OPTIONS[kind]) == set(members)

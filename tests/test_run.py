@@ -107,7 +107,8 @@ def test_the_report_has_the_documented_keys(first, train_py):
         flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()} if isinstance(value, dict) and key != "versions" else {key: value}
     sparsity = {key for key in documented if key.startswith("sparsity.")}
     elsewhere = {"references.ppca_log_likelihood", "test.latents", "test.rate_per_latent"}  # for a density, for a hierarchy
-    assert documented - set(flat) == elsewhere | sparsity
+    task = {key for key in documented if key.startswith("task.")}
+    assert documented - set(flat) == elsewhere | sparsity | task
     assert set(flat) - documented == set()
     assert {"keras_vae", "tensorflow", "keras", "numpy", "python"} <= set(first.report["versions"])
 

@@ -68,7 +68,13 @@ def test_shares_are_of_the_loop_and_add_up():
     vae = VAE("Dense(widths=(4,))", "Normal(size=2)", decoder="Dense(widths=(4,))")
     vae.build((None, 2, 2, 1))
     found = speed.measure(
-        SimpleNamespace(seconds=seconds, examples_per_second=100.0, batch_size=10, teacher=None, dataset=SimpleNamespace(train=range(100))),
+        SimpleNamespace(
+            seconds=seconds,
+            examples_per_second=100.0,
+            batch_size=10,
+            batch_for=lambda batch: batch,
+            dataset=SimpleNamespace(train=range(100)),
+        ),
         vae,
     )
     assert found["step_share"] == 0.6 and sum(found[f"{name}_share"] for name in speed.LOOP) == pytest.approx(1.0)

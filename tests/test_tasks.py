@@ -151,7 +151,6 @@ def dataset(task: str, labels=True) -> data.Dataset:
         ("conditional", {}, "needs a label"),
         ("SuperResolution(factor=3)", {}, "does not divide"),
         ("Anomaly(rate=0.001)", {}, "too few"),
-        ("Denoise(level=(0.3, 0.1))", {}, "the lower first"),
         ("Inpaint(share=1.0)", {}, "share"),
         ("denoising", {}, "did you mean"),
         ("denoise", {"model.prior": "Vamp()"}, "does not fit a model with a condition"),
