@@ -319,7 +319,7 @@ def test_where_the_elbo_is_not_what_training_raises_the_loss_decides(parts):
         x, seed = loop.dataset.encoded("validation"), Seed.of(0).fold("evaluate")
         expected = []
         for rows, first in ((x[:10], 0), (x[10:], 10)):  # 20 records, in batches of 16 at most
-            batch = loop.batch_for(rows)
+            batch = loop.batch_for({"x": rows})
             inference = loop.vae.infer(batch, seed.at(first))
             terms = {name: values.numpy().mean() for name, values in loop.vae.objective(batch, inference, tf.constant(10**6)).items()}
             expected.append(terms["loss"])
