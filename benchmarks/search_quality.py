@@ -146,8 +146,8 @@ def crippled(minutes: float, seeds: int, steps: int) -> None:
         print(f"{name}: test ELBO {found[name][0]:.2f}, sd {found[name][1]:.2f} over {seeds} seeds", flush=True)
     (preset, _), (low, _), (high, spread) = (found[name] for name in ("preset", "start", "best"))
     print(f"recovered: {(high - low) / (preset - low):.0%} of {preset - low:.2f} nats between start and preset")
-    within = preset <= high + spread
-    print(f"the preset is {'within' if within else 'above'} the seed spread of the best: {preset:.2f}, {high:.2f} +- {spread:.2f}")
+    within = high - preset <= spread
+    print(f"the preset is {'within' if within else 'below'} the seed spread of the best: {preset:.2f}, {high:.2f} +- {spread:.2f}")
 
 
 # ---- the table
