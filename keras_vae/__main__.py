@@ -173,13 +173,16 @@ def interpolate(run: str, /, pairs: int = 8, steps: int = 10, output: Path | Non
     if loaded.vae.posterior.support == "codes":
         why = "its latent is made of codes, and nothing lies between two of them"
         raise Refusal("usage", "the model has no interpolations", where=run, why=why, fix="reconstruct or sample")
+    import numpy as np
+
     from keras_vae import report
 
     batch = _records(loaded, None, "test", 2 * pairs)[:]
     pairs = len(batch["x"]) // 2
     first, second = batch["x"][:pairs], batch["x"][pairs : 2 * pairs]
-    given = {"condition": batch["condition"][:pairs]} if "condition" in batch else {}
-    raw = loaded.modality.decode(report.interpolate(loaded.vae, first, second, steps, **given)).numpy()
+    between = report.interpolate(loaded.vae, first, second, steps, batch["condition"][:pairs] if "condition" in batch else None)
+    rows = {name: np.repeat(values[:pairs], steps, axis=0) for name, values in batch.items()}
+    raw = loaded.modality.decode(loaded.task.joined(rows, between)).numpy()
     _write(loaded, output, "interpolations", raw, raw, columns=steps)
 
 
@@ -254,8 +257,8 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
     found = scores > loaded.threshold
     print(f"{int(found.sum()):,} of {len(found):,} records are anomalies: their score is above {loaded.threshold:.4g} nats")
     _write(loaded, output, "scores", scores)
-    worst = np.sort(np.argsort(-scores, kind="stable")[:40])
-    raw = np.stack([records.raw[int(row) : int(row) + 1][0] for row in worst[np.argsort(-scores[worst], kind="stable")]])
+    worst = np.argsort(-scores, kind="stable")[:40].tolist()
+    raw = np.concatenate([records.raw[row : row + 1] for row in worst])
     _write(loaded, output, "anomalies", found, raw, columns=min(10, len(raw)))
 
 

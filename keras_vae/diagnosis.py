@@ -58,6 +58,8 @@ def collapsed(report, history):
     test = report["test"]
     active, units, rate = test["active_units"], test["units"], test["rate"]
     said = f"{active} of {units} latent units are active, and the latent carries {rate:.2f} nats"
+    if "psnr" in report.get("task", {}):  # what is given may leave nothing to the latent
+        return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
         return Finding("posterior collapse", True, f"{said}: nothing is said of x", fix)
@@ -66,6 +68,14 @@ def collapsed(report, history):
         fix = f"{smaller}, which would do as well, or free_bits=0.05, which wakes them"
         return Finding("idle units", False, f"{said}: the others equal the prior", fix)
     return None
+
+
+def unhelpful(report, history):
+    task = report.get("task", {})
+    if "psnr" not in task or task["psnr"] > task["given_psnr"]:
+        return None
+    text = f"the answers are at {task['psnr']:.2f} dB, and what was given is at {task['given_psnr']:.2f}"
+    return Finding("answers no better", True, text, "longer training, or wider networks")
 
 
 def ignored(report, history):
@@ -161,4 +171,4 @@ def unsteady(report, history):
     return None
 
 
-RULES = (unsteady, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)
+RULES = (unsteady, unhelpful, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)

@@ -9,6 +9,8 @@ import tensorflow as tf
 from keras_vae import distributions, flows, noise
 from keras_vae.domains import Count, Depth
 
+COLD = 1e-6  # a temperature at which softmax takes the greatest logit
+
 
 class Prior(keras.layers.Layer):
     """The contract: `call(z)` gives the distribution p(z), batch-shaped like z [B, *Z], float32: one that answers for every z, or
@@ -203,7 +205,7 @@ class Autoregressive(Prior):
     """p(z) = prod_n p(code_n | codes before it), over codes: MADE (Masked Autoencoder for Distribution Estimation; Germain et al. 2015).
 
     `widths`: of the network that all positions share. `temperature` divides the logits: below 1 samples are likelier
-    and more alike. Use it with every posterior over codes whose samples matter.
+    and more alike, at 0 each code is the likeliest after those before it. Use it with every posterior over codes whose samples matter.
     """
 
     supports = ("codes",)
@@ -234,7 +236,7 @@ class Autoregressive(Prior):
         uniform = noise.uniform(seed, (n, self.shape[0]))
 
         def add(position, codes):
-            chosen = choose(self.logits(codes)[:, position] / temperature, uniform[:, position])
+            chosen = choose(self.logits(codes)[:, position] / tf.maximum(temperature, COLD), uniform[:, position])
             return position + 1, tf.where((tf.range(self.shape[0]) == position)[:, None], chosen[:, None], codes)
 
         start = 0, tf.zeros((n, *self.shape))

@@ -55,6 +55,23 @@ def test_a_healthy_run_is_called_so():
 
 
 @pytest.mark.parametrize(
+    ("psnr", "rate", "names"),
+    [
+        (18.3, 0.05, ["one answer"]),
+        (18.3, 3.0, ["healthy"]),
+        (15.0, 3.0, ["answers no better"]),
+        (15.0, 0.05, ["answers no better", "one answer"]),
+    ],
+)
+def test_a_latent_that_what_is_given_leaves_nothing_to_is_no_collapse(psnr, rate, names):
+    report = copy.deepcopy(HEALTHY) | {"task": {"psnr": psnr, "given_psnr": 15.9}}
+    report["test"].update(rate=rate, active_units=1)
+    found = diagnosis.diagnose(report, HISTORY)
+    assert [finding.name for finding in found] == names
+    assert [finding.problem for finding in found] == [name == "answers no better" for name in names]
+
+
+@pytest.mark.parametrize(
     ("name", "changes", "history"),
     [
         ("posterior collapse", [("test", "active_units", 0)], HISTORY),

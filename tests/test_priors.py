@@ -193,3 +193,11 @@ def test_each_code_is_given_those_before_it_only():
 def test_a_flow_of_a_prior_starts_at_the_standard():
     vae, z = build(SHAPE, prior="Flow()"), np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
     assert np.allclose(vae.prior(tf.constant(z)).element_log_prob(None), stats.norm.logpdf(z), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name.startswith("Autoregressive")])
+def test_at_temperature_zero_codes_are_the_likeliest_in_turn(name):
+    found = model(name, shake=0.5)
+    z = found.prior.sample(6, Seed.of(1), 0.0)
+    codes, logits = found.prior.codes(z), found.prior.logits(found.prior.codes(z))
+    assert finite([z]) and np.array_equal(tf.argmax(codes, -1), tf.argmax(logits, -1)) and len(np.unique(z, axis=0)) == 1
