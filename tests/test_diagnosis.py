@@ -66,6 +66,7 @@ def test_a_healthy_run_is_called_so():
 def test_a_latent_that_what_is_given_leaves_nothing_to_is_no_collapse(psnr, rate, names):
     report = copy.deepcopy(HEALTHY) | {"task": {"psnr": psnr, "given_psnr": 15.9}}
     report["test"].update(rate=rate, active_units=1)
+    report["symptoms"].update(aggregate_gap=None, mutual_information=None)  # with a condition there is no ex-post density
     found = diagnosis.diagnose(report, HISTORY)
     assert [finding.name for finding in found] == names
     assert [finding.problem for finding in found] == [name == "answers no better" for name in names]
