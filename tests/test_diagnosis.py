@@ -130,7 +130,7 @@ def test_every_option_that_a_fix_names_is_one():
 def test_every_rule_is_tested_and_problems_come_first():
     both = named([("test", "active_units", 5), ("symptoms", "worth", 1.0)])
     assert both == ["decoder ignores z", "idle units"]
-    assert len(diagnosis.RULES) == 10  # of which "unsteady" is tested in test_stability.py
+    assert len(diagnosis.RULES) == 11  # of which "unsteady" is tested in test_stability.py, "answers no better" above
 
 
 def test_records_that_differ_by_chance_are_not_learned_by_heart():
