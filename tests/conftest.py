@@ -1,6 +1,7 @@
 """What the test files share: programs run as a user runs them, and a module that tells when it is imported."""
 
 import ast
+import importlib.util
 import os
 import re
 import signal
@@ -31,6 +32,28 @@ def python():
 @pytest.fixture(scope="session")
 def train_py():
     return ROOT / "train.py"
+
+
+@pytest.fixture
+def train(train_py, capfd, monkeypatch):
+    """train(*arguments) -> (exit code, what was said): train.py in this process, without the export, which has its own tests."""
+    from keras_vae import command, serving
+
+    spec = importlib.util.spec_from_file_location("train_py", train_py)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(serving, "export", lambda *arguments: 0.0)
+
+    def run(*arguments):
+        code = 0
+        try:
+            command.main(module.program, list(arguments))
+        except SystemExit as left:
+            code = left.code
+        said = capfd.readouterr()
+        return code, said.out + said.err
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The figures of an examination agree with what is known exactly, and each condition is found where it is, and only there."""
 
 import copy
+import json
 import math
 import re
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_a_gradient_out_of_proportion_is_found(slope, name):
     report = copy.deepcopy(HEALTHY) | {"gradients": [*others, ("decoder/unit", 1.0, slope, slope)]}
     (finding,) = diagnosis.diagnose(report, HISTORY)
     assert finding.name == name and "decoder/unit" in finding.text
+
+
+def test_G13_a_collapsed_posterior_is_a_warning_with_the_units_that_are_active(train, tmp_path, monkeypatch):
+    """KL weighs a thousand times: the run ends well, says that the posterior collapsed, and how many units are active"""
+    monkeypatch.chdir(tmp_path)
+    small = [word for kind in ("encoder", "decoder") for word in (f"--model.{kind}", "Dense(widths=(16,))")]
+    options = ["--model.objective", "ELBO(beta=1000.0)", "--model.posterior", "Normal(size=4)", "--training.steps", "60"]
+    code, said = train(*small, *options, "--name", "t", "--evaluation.samples", "2", "--devices.jit", "off")
+    report = json.loads((tmp_path / "saved_models" / "t" / "report.json").read_text())
+    assert code == 0 and report["test"]["active_units"] == 0 and report["incidents"] == [], said
+    shown = "0 of 4 latent units are active"
+    assert "posterior collapse" in said and shown in " ".join(said.split())
+    assert shown in (tmp_path / "saved_models" / "t" / "report.html").read_text()
 
 
 def test_idle_units_of_a_hierarchy_are_not_those_of_a_vector():

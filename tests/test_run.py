@@ -1,6 +1,5 @@
 """One small run from the command line to the SavedModel: what it leaves behind, and what the same command does the next time."""
 
-import importlib.util
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vae import command, config, data, evaluation, folders, loop, page, report, runs, serving, storage
+from keras_vae import command, config, data, evaluation, folders, loop, page, report, runs, storage
 from keras_vae.errors import Refusal
 
 SMALL = ["--model.encoder", "Dense(widths=(16,))", "--set", "model.decoder=Dense(widths=(16,))", "--set", "model.posterior.size=4"]
@@ -50,26 +49,6 @@ def copy(first, tmp_path, monkeypatch):
     """The folder of a copy of the run, in the current directory, to be spoilt."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(first.folder, tmp_path / "saved_models" / "t")
-
-
-@pytest.fixture
-def train(train_py, capfd, monkeypatch):
-    """train(*arguments) -> (exit code, what was said): train.py in this process, without the export, which has its own tests."""
-    spec = importlib.util.spec_from_file_location("train_py", train_py)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(serving, "export", lambda *arguments: 0.0)
-
-    def run(*arguments):
-        code = 0
-        try:
-            command.main(module.program, list(arguments))
-        except SystemExit as left:
-            code = left.code
-        said = capfd.readouterr()
-        return code, said.out + said.err
-
-    return run
 
 
 def lines(folder):
