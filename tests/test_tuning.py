@@ -1,5 +1,7 @@
 """The search: its space, its journal, and that nothing that happens to it costs a trial that ended."""
 
+import ast
+import configparser
 import json
 import math
 import os
@@ -8,11 +10,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import ROOT
 
-from keras_vae import choices, command, components, data, search_page, searching, spaces, trial, tuning
+from keras_vae import (
+    choices,
+    command,
+    components,
+    data,
+    distributions,
+    likelihoods,
+    objectives,
+    search_page,
+    searching,
+    spaces,
+    trial,
+    tuning,
+)
 from keras_vae.config import Config, check, flatten, override
 from keras_vae.console import Console
 from keras_vae.errors import Refusal
@@ -419,6 +438,112 @@ def test_a_trial_is_a_process_whose_end_is_a_reason(config, tmp_path, monkeypatc
 
 def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---- a search among settings that go wrong, trained
+
+
+@dataclass(frozen=True)
+class Adversary(objectives.ELBO):
+    """The ELBO, and what goes wrong with it."""
+
+    fault: str = ""
+
+    def __call__(self, batch, inference, step):
+        if self.fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "memory":
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+        if self.fault == "build":
+            raise ValueError("the shapes do not match")
+        terms, step = super().__call__(batch, inference, step), tf.cast(step, tf.int32)
+        bad = {"once": step == 5, "always": step >= 5}.get(self.fault, False)
+        return {**terms, "loss": tf.where(bad, math.nan, terms["loss"])}
+
+
+class Infinite(distributions.Binomial):
+    def element_log_prob(self, value):
+        return super().element_log_prob(value) + math.inf
+
+
+class Unbounded(likelihoods.Binomial):
+    """A density that is infinite: no model could be better."""
+
+    def distribution(self, output):
+        return Infinite.of(self.levels - 1)(output)
+
+
+FAULTS = ("once", "always", "memory", "killed", "build")
+ADVERSARIES = {"": "ELBO()", "weightless": "ELBO(beta=0.001)", **{fault: f"test_tuning:Adversary(fault={fault!r})" for fault in FAULTS}}
+
+
+@pytest.fixture(scope="module")
+def adversarial(config, tmp_path_factory):
+    """The search: its result, the trial of each adversary, the folder of each trial."""
+    base = override(config, "training.steps", 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "ROOT", tmp_path_factory.mktemp("adversarial"))
+        space = (spaces.Dimension("model.objective", tuple(ADVERSARIES.values())),)
+        found = tuning.search(tuning.Search(base, space, "grid", trials=99), 1, 0, lambda *_: None, [])
+        names = dict(zip(ADVERSARIES, found.oracle.start_order, strict=True))
+        yield found, names, found.search.folder / "trials"
+
+
+def test_G14_updates_that_are_not_finite_cost_a_trial_nothing(adversarial):
+    """The loss is NaN at step 5 of a trial: the update is skipped, the trial counts"""
+    found, names, folder = adversarial
+    (incident,) = map(json.loads, (folder / names["once"] / "incidents.jsonl").read_text().splitlines())
+    elbos = {made.trial_id: made.score for made in found.ranked}
+    assert incident["step"] == 5 and elbos[names["once"]] == pytest.approx(elbos[names[""]], abs=5.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [("always", "not finite"), ("memory", "^out of memory$"), ("killed", "SIGKILL: out of memory"), ("build", "the shapes do not match")],
+)
+def test_G14_a_trial_that_cannot_be_trained_fails_in_its_own_process(fault, word, adversarial):
+    """A trial's loss is NaN from step 5 on, its memory runs out, it is killed, or cannot be built: a reason, and the search goes on"""
+    found, names, _ = adversarial
+    assert re.search(word, dict(found.failed)[names[fault]])
+    assert len(found.failed) == 4 and found.oracle.trials[names[fault]].status == "FAILED"
+
+
+def test_G14_an_infinite_figure_is_a_failure_and_not_the_best(config, tmp_path, monkeypatch):
+    """The ELBO of a trial is infinite: it failed, and is not the best"""
+    monkeypatch.setattr(tuning, "ROOT", tmp_path)
+    space = (spaces.Dimension("model.likelihood", ("test_tuning:Unbounded(levels=17)", "Binomial(levels=17)")),)
+    found = tuning.search(tuning.Search(config, space, "grid", trials=9), 1, 0, lambda *_: None, [])
+    ((name, why),) = found.failed
+    assert name == found.oracle.start_order[0] and "finite" in why and math.isfinite(found.best.score)
+
+
+def test_a_setting_that_is_good_only_by_its_own_low_weight_of_the_rate_is_not_the_best(adversarial):
+    """Its loss is the lowest of all; what ranks it is the ELBO that weighs the rate with 1."""
+    found, names, folder = adversarial
+    last = {key: json.loads((folder / names[key] / "metrics.jsonl").read_text().splitlines()[-1]) for key in ("", "weightless")}
+    assert last["weightless"]["train"]["loss"] < last[""]["train"]["loss"] - 1.0
+    ranked = [made.trial_id for made in found.ranked]
+    assert ranked.index(names[""]) < ranked.index(names["weightless"])
+    assert found.oracle.trials[names["weightless"]].score == pytest.approx(max(elbos(folder / names["weightless"])))
+
+
+def elbos(folder) -> list[float]:
+    return [json.loads(line)["validation"]["elbo"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_G15_whatever_is_imported_is_declared():
+    """TensorBoard, like all else that is imported, is a declared dependency: a search finds it installed"""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    declared = set(re.findall(r"^[\w-]+", setup["options"]["install_requires"], re.MULTILINE))
+    imported = set()
+    for path in [*(ROOT / "keras_vae").rglob("*.py"), ROOT / "train.py", ROOT / "tune.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {name.partition(".")[0] for name in names}
+    found = {metadata.packages_distributions()[name][0] for name in imported - sys.stdlib_module_names - {"keras_vae"}}
+    assert found <= declared and {"tensorboard", "keras-tuner", "grpcio"} <= found
 
 
 @pytest.mark.slow
