@@ -214,6 +214,7 @@ def replay(replays: int, trials: int, processes: int) -> None:
         raise SystemExit(f"{RESULTS} lacks {len(missing)} of {len(GRID)} settings: python benchmarks/search_quality.py table")
     top = max(elbo for elbo in known.values() if elbo is not None)
     jobs = [(number, method, trials) for method in ("bayesian", "random") for number in range(replays)]
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the processes: their matrices are tiny
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         regrets = top - np.array(pool.starmap(found_so_far, jobs, chunksize=5)).reshape(2, replays, trials)
     for count in sorted({min(at, trials) for at in AT}):

@@ -42,15 +42,31 @@ class Dimension:
             )
         return (round if self.whole else float)(min(max(value, self.low), self.high))
 
+    @property
+    def ordered(self) -> bool:
+        """Whether its values are numbers."""
+        return all(isinstance(choice, int | float) for choice in self.choices)
+
+    def matters(self, values: dict) -> bool:
+        """Beside those values of the dimensions before it."""
+        return not self.parent or values.get(self.parent) in self.parents
+
+    def at(self, share: float):
+        """The value at a share of the way from end to end."""
+        if self.choices:
+            return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
+        value = self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
+        return self.nearest(float(f"{value:.4g}"))
+
+    def share(self, value) -> float:
+        """How far from end to end a value is."""
+        if self.choices:
+            return self.choices.index(value) / (len(self.choices) - 1)
+        return math.log(value / self.low) / math.log(self.high / self.low) if self.log else (value - self.low) / (self.high - self.low)
+
     def points(self, count: int) -> list:
         """The choices, or so many numbers evenly from end to end."""
-        if self.choices:
-            return list(self.choices)
-        shares = [number / (count - 1) for number in range(count)]
-        between = [
-            self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share for share in shares
-        ]
-        return list(dict.fromkeys(self.nearest(float(f"{value:.4g}")) for value in between))
+        return list(self.choices) or list(dict.fromkeys(self.at(number / (count - 1)) for number in range(count)))
 
     def __str__(self) -> str:
         if self.choices:

@@ -1,7 +1,7 @@
 """The search for better settings: keras-tuner proposes, processes of their own try, a journal remembers.
 
-keras-tuner's oracles choose the values, and its protocol connects a chief with workers. Their state is never read from its files: it is
-made anew from the journal (`journal.Journal`), so that a search cut anywhere goes on with every trial that ended.
+keras-tuner's oracles hold the trials and draw values by chance, and its protocol connects a chief with workers. Their state is never read
+from its files: it is made anew from the journal (`journal.Journal`), so that a search cut anywhere goes on with every trial that ended.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import keras_tuner
 from keras_tuner.src.engine import oracle as oracles
 
 from keras_vae import config as configuration
-from keras_vae import spaces, storage, trial
+from keras_vae import proposals, spaces, storage, trial
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.journal import Journal, journal_of
@@ -40,6 +40,7 @@ ALIVE, LOST = 5.0, 60.0  # seconds between signs of life of a worker, and after 
 POLL = 0.1
 OURS = "KERAS_VAE_CHIEF"  # in the environment of a worker: the process that started it, with which it ends
 GRID_POINTS = 5  # of a range
+DRAWS = 10**6  # between the seeds of two searches: keras-tuner's nth draw has the seed of the first, and n more
 CONFIRMED = 5  # trials that are tried with further seeds
 STATE = ("_seed_state", "_brackets", "_current_bracket", "_current_iteration")  # what an oracle remembers beside its trials
 
@@ -75,15 +76,11 @@ def parameters(space) -> keras_tuner.HyperParameters:
     for dimension in space:
         with found.conditional_scope(dimension.parent, list(dimension.parents)) if dimension.parent else contextlib.nullcontext():
             if dimension.choices:
-                found.Choice(dimension.name, list(range(len(dimension.choices))), ordered=_ordered(dimension))
+                found.Choice(dimension.name, list(range(len(dimension.choices))), ordered=dimension.ordered)
             else:
                 kind = found.Int if dimension.whole else found.Float
                 kind(dimension.name, dimension.low, dimension.high, sampling="log" if dimension.log else "linear")
     return found
-
-
-def _ordered(dimension) -> bool:
-    return all(isinstance(choice, int | float) for choice in dimension.choices)
 
 
 def chosen(space, values: dict) -> dict:
@@ -100,10 +97,25 @@ def numbered(space, values: dict) -> dict:
     """The inverse of `chosen`, of the dimensions that matter."""
     found = {}
     for dimension in space:
-        if not dimension.parent or values.get(dimension.parent) in dimension.parents:
+        if dimension.matters(values):
             value = values[dimension.name]
             found[dimension.name] = dimension.choices.index(value) if dimension.choices else value
     return found
+
+
+class Bayesian(keras_tuner.oracles.BayesianOptimizationOracle):
+    """First some at random, then by `proposals`: what keras-tuner itself would propose is often a setting that was tried already."""
+
+    space = ()  # set by `Journaled.connect`
+
+    def populate_space(self, trial_id):
+        tried = [self.trials[name] for name in self.start_order]
+        if sum(made.status == "COMPLETED" for made in tried) < self.num_initial_points:
+            return self._random_populate_space()
+        worths = [{"COMPLETED": made.score, "RUNNING": None}.get(made.status, -math.inf) for made in tried]
+        settings = [chosen(self.space, made.hyperparameters.values) for made in tried]
+        found = proposals.propose(self.space, settings, worths, (self.seed, len(tried)))
+        return {"status": "STOPPED"} if found is None else {"status": "RUNNING", "values": numbered(self.space, found)}
 
 
 class Grid(keras_tuner.Oracle):
@@ -267,11 +279,11 @@ def make_oracle(search: Search, journal: Journal):
     """The oracle of a method, with what the journal remembers."""
     known = keras_tuner.oracles
     trials = search.trials or 10**6
-    few = max(3, min(3 * len(search.space), (search.trials or 45) // 3))
+    few = max(3, min(2 * len(search.space), (search.trials or 45) // 5))
     kind, options = {
         "random": (known.RandomSearchOracle, {"max_trials": trials}),
         "grid": (Grid, {"max_trials": trials}),
-        "bayesian": (known.BayesianOptimizationOracle, {"max_trials": trials, "num_initial_points": few}),
+        "bayesian": (Bayesian, {"max_trials": trials, "num_initial_points": few}),
         "hyperband": (known.HyperbandOracle, {"max_epochs": FACTOR**3, "factor": FACTOR, "hyperband_iterations": 100}),
     }[search.method]
     oracle = type(f"Journaled{kind.__name__}", (Journaled, kind), {})(
@@ -279,7 +291,7 @@ def make_oracle(search: Search, journal: Journal):
         hyperparameters=parameters(search.space),
         allow_new_entries=False,
         tune_new_entries=False,
-        seed=search.config.seed + 1,  # 0 would be drawn
+        seed=1 + DRAWS * search.config.seed % 2**31,  # 0 would be drawn
         max_consecutive_failed_trials=10**9,
         **options,
     )

@@ -47,6 +47,7 @@ FLOORS = (
         "modalities.images": (),
         "pictures": (),
         "presets": (),
+        "proposals": (),
         "records": (),
         "journal": (),
         "spaces": (),

@@ -26,6 +26,7 @@ from keras_vae import (
     distributions,
     likelihoods,
     objectives,
+    proposals,
     search_page,
     searching,
     spaces,
@@ -231,7 +232,6 @@ def values_of(found) -> list:
 @pytest.mark.parametrize("method", ["random", "bayesian", "grid", "hyperband"])
 def test_a_search_cut_at_any_event_goes_on_and_repeats_no_trial_that_ended(method, config, tmp_path, monkeypatch):
     trials = 16 if method == "hyperband" else 8
-    monkeypatch.setattr(tuning.keras_tuner.oracles.BayesianOptimizationOracle, "populate_space", fewer_restarts)
     whole_attempts = Attempts(monkeypatch)
     whole = run(config, tmp_path / "whole", monkeypatch, method, trials)
     count = len(Journal(tmp_path / "whole" / "search").events)
@@ -246,18 +246,73 @@ def test_a_search_cut_at_any_event_goes_on_and_repeats_no_trial_that_ended(metho
         assert ended[: len(before)] == before and len({event["trial"] for event in ended}) == len(ended)
         assert len(attempts.tried) - tried == len(ended) - len(before)  # none was tried again
         assert len(ended) == len(whole.oracle.end_order)
-        if method != "bayesian":  # whose draws begin anew
-            assert values_of(found) == values_of(whole)
+        assert values_of(found) == values_of(whole)
     assert len(whole_attempts.tried) == len(whole.oracle.end_order) >= (trials if method != "grid" else 4)
 
 
-original = tuning.keras_tuner.oracles.BayesianOptimizationOracle.populate_space
+def test_bayesian_tries_nothing_twice_and_ends_when_all_was_tried(config, tmp_path, monkeypatch):
+    """Of keras-tuner's own proposals most were settings it had tried before, where there are few."""
+    attempts = Attempts(monkeypatch, fails=lambda number: number == 5)
+    space = (spaces.parse("model.posterior.size=2|4|8|16"), spaces.parse("optimizer.learning_rate=1e-4|1e-3|1e-2"))
+    space += (spaces.parse("optimizer.decay=Constant()|Cosine()"),)
+    monkeypatch.setattr(tuning, "ROOT", tmp_path)
+    found = tuning.search(tuning.Search(config, space, "bayesian", trials=99), 1, 0, lambda *_: None, [])
+    tried = [tuple(values.values()) for _, values in values_of(found)]
+    assert len(tried) == len(set(tried)) == len(attempts.tried) == 4 * 3 * 2
 
 
-def fewer_restarts(oracle, trial_id):
-    """The same in a tenth of the time."""
-    oracle.gpr.n_restarts_optimizer = 1
-    return original(oracle, trial_id)
+def test_two_seeds_draw_different_settings(config, tmp_path):
+    """Draws whose seeds are a number apart are those of one search, one place later."""
+
+    def values(seed):
+        search = tuning.Search(override(config, "seed", seed), SPACE, "random", trials=12)
+        oracle = tuning.make_oracle(search, Journal(tmp_path / str(seed)))
+        made = [oracle.create_trial(str(number)).hyperparameters.values for number in range(12)]
+        return {value for each in made[1:] for value in each.values() if isinstance(value, float)}
+
+    assert len(values(0)) == 11 and not values(0) & (values(1) | values(2) | values(3))
+
+
+# ---- what is proposed
+
+
+def test_a_proposal_is_what_could_be_worth_most():
+    """Where the worth is known almost everywhere, it is the best that was not tried; where little is, it is far from there."""
+    space = (spaces.parse("a=0.0..1.0"), spaces.parse("b=1..9"))
+    grid = [{"a": a / 10, "b": b} for a in range(11) for b in range(1, 10)]
+    worths = [-((values["a"] - 0.34) ** 2) - ((values["b"] - 5) / 8) ** 2 for values in grid]
+    found = proposals.propose(space, grid, worths, 0)
+    assert abs(found["a"] - 0.34) < 0.03 and found["b"] == 5
+    near = [{"a": number / 20} for number in range(7)]
+    found = proposals.propose(space[:1], near, [-abs(values["a"] - 0.15) for values in near], 0)
+    assert found["a"] > 0.5
+
+
+def test_a_setting_that_failed_is_as_bad_as_bad_ones_and_one_that_runs_in_the_middle():
+    """Neither a failure nor a worth of minus a million flattens what is known of the others."""
+    space = (spaces.parse("a=0.0..1.0"),)
+    tried = [{"a": number / 20} for number in range(20)]
+    worths = [-abs(values["a"] - 0.62) for values in tried]
+    for bad in (-math.inf, -1e6, None):
+        changed = [bad if values["a"] in (0.1, 0.95) else worth for values, worth in zip(tried, worths, strict=True)]
+        assert abs(proposals.propose(space, tried, changed, 0)["a"] - 0.62) < 0.04
+
+
+def test_a_setting_is_a_point_whose_kinds_are_equally_far_apart():
+    space = (spaces.parse("kind=x|y|z"), spaces.Dimension("width", (8, 64, 512), parent="kind", parents=("x",)))
+    points = [np.array(proposals.columns(space, {"kind": kind})) for kind in "xyz"]
+    assert {float(np.abs(one - other).sum()) for one in points for other in points} == {0.0, 2.0}
+    assert proposals.columns(space, {"kind": "x", "width": 64}) == [1.0, 0.0, 0.0, 0.5]
+    drawn = [proposals.draw(space, np.random.default_rng(seed)) for seed in range(30)]
+    assert all(("width" in values) == (values["kind"] == "x") for values in drawn) and len({str(values) for values in drawn}) == 5
+
+
+@pytest.mark.parametrize("text", ["a=1e-4..1e-2:log", "a=2..64", "a=-1.0..3.0", "a=16|32|64"])
+def test_a_value_and_its_share_of_the_range_agree(text):
+    dimension = spaces.parse(text)
+    for value in dimension.points(3):
+        share = dimension.share(value)
+        assert 0.0 <= share <= 1.0 and dimension.at(share) == value
 
 
 def test_a_grid_tries_every_combination_once(config, tmp_path, monkeypatch):
