@@ -71,7 +71,7 @@ def run(folder: Path, asked: config.Config, share: float, measure: tuple[str, st
     vae = runs.build(trainer.config, dataset.modality)
     trainer.give_best(vae)
     figures = {"elbo": trainer.watch.state["best"] if trainer.decides == "elbo" else None}
-    judge = evaluation.Evaluator(vae, dataset)
+    judge = evaluation.Evaluator(vae, trainer.dataset)
     if figures["elbo"] is None:
         figures["elbo"] = judge.elbo("validation")["elbo"]
     if "log_likelihood" in measure:
@@ -81,7 +81,7 @@ def run(folder: Path, asked: config.Config, share: float, measure: tuple[str, st
         "seconds": trainer.spent,
         "step": float(trainer.step),
         "best_step": float(trainer.watch.state["best_step"]),
-        **({"latency": latency(vae, dataset)} if "latency" in measure else {}),
+        **({"latency": latency(vae, trainer.dataset)} if "latency" in measure else {}),
         "returns": float(trainer.watch.state["returns"]),
         "all_seconds": time.perf_counter() - started,
     }
@@ -98,9 +98,9 @@ def latency(vae, dataset) -> float:
     import tensorflow as tf
 
     reconstruct = tf.function(vae.reconstruct, autograph=False)
-    x, seconds = dataset.encoded("validation", 0, 1), []
+    batch, seconds = dataset.batch("validation", 0, 1), []
     for _ in range(12):
         began = time.perf_counter()
-        reconstruct(x)
+        reconstruct(batch["x"], batch.get("condition"))
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds[2:]))

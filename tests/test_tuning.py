@@ -24,6 +24,7 @@ from keras_vae import (
     components,
     data,
     distributions,
+    evaluation,
     likelihoods,
     objectives,
     proposals,
@@ -476,6 +477,20 @@ def test_a_setting_that_cannot_be_trained_is_a_failure_with_a_reason(changes, wo
     except Refusal as refusal:
         reason = f"{refusal.what} {refusal.why}"
     assert reason and re.search(word, reason)
+
+
+@pytest.mark.parametrize("task", ["denoise", "conditional"])
+def test_a_trial_of_a_task_is_measured_under_its_condition(task, config, tmp_path):
+    dataset = data.load(config.data, lambda text: None)
+    setting = choices.resolve(override(config, "task", task), dataset, 1)[0]
+    figures = trial.run(tmp_path, setting, 1.0, ("log_likelihood", "latency"))["figures"]
+    assert math.isfinite(figures["log_likelihood"]) and figures["latency"] > 0.0
+
+
+def test_a_figure_of_the_finished_model_that_is_not_finite_is_a_failure(config, tmp_path, monkeypatch):
+    """Validation has nothing to say against it: only what is measured at the end is infinite."""
+    monkeypatch.setattr(evaluation.Evaluator, "log_likelihood", lambda *_: np.array([math.inf]))
+    assert trial.run(tmp_path, config, 1.0, ("log_likelihood", "")) == {"failed": "log_likelihood is not finite"}
 
 
 def test_a_trial_is_a_process_whose_end_is_a_reason(config, tmp_path, monkeypatch):
