@@ -4,7 +4,6 @@ The verb launch has no RUN: it starts several workers that train one.
 A run with a class of your own needs --trust MODULE: code named by a file is never imported on the file's word.
 """
 
-import dataclasses
 import functools
 import importlib
 import io
@@ -28,7 +27,7 @@ def sample(
     label: int | None = None,
     output: Path | None = None,
 ) -> None:
-    """Draw from the prior and decode: samples.png and samples.npy (raw data).
+    """Draw from the prior and decode: samples.png, or samples.csv of a table, and samples.npy (raw data).
 
     Args:
         run: folder or name of a finished run.
@@ -87,7 +86,7 @@ def reconstruct(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -101,7 +100,9 @@ def reconstruct(
         return modality.decode(loaded.task.joined(batch, vae.reconstruct(batch["x"], batch.get("condition"))))
 
     answer, first = _over(loaded, records, reconstructed), records[:40]
-    picture = report.pairs(modality.decode(loaded.task.joined(first, first["x"])).numpy(), answer[:40])
+    picture = answer
+    if modality.suffix == "png":
+        picture = report.pairs(modality.decode(loaded.task.joined(first, first["x"])).numpy(), answer[:40])
     _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(records)))
 
 
@@ -117,7 +118,7 @@ def encode(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -141,7 +142,7 @@ def score(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         samples: K of the importance-weighted bound; 1 is the negative ELBO.
@@ -197,13 +198,13 @@ def answer(
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
-    """Do what the run was trained for, denoise, inpaint or super-resolution: answers.npy (raw data), and answers.png with what was given
-    above each of the first.
+    """Do what the run was trained for, denoise, inpaint, super-resolution or impute: answers.npy (raw data), and answers.png with what was
+    given above each of the first, or answers.csv with the rows of a table.
 
     Args:
         run: folder or name of a finished run of such a --task.
-        input: what is given: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data, spoilt as in
-            training.
+        input: what is given: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own
+            data, spoilt as in training.
         seen: of a run of --task inpaint, with --input: a .npy file [N, height, width], true where a pixel is seen.
         split: which records of the run's own data.
         count: how many at most.
@@ -214,12 +215,14 @@ def answer(
     if not 0.0 <= temperature < float("inf"):
         raise Refusal("usage", f"--temperature {temperature} must be finite and at least 0")
     loaded = _load(run)
+    import numpy as np
+
     from keras_vae import report
     from keras_vae.noise import Seed
 
     vae, task, modality, seed = loaded.vae, loaded.task, loaded.modality, Seed.of(_seed(seed)).fold("sample")
     if "given" not in (inputs := task.inputs(modality)):
-        fix = "train one with --task denoise, inpaint or super-resolution; sample, reconstruct and score are for all runs"
+        fix = "train one with --task denoise, inpaint, super-resolution or impute; sample, reconstruct and score are for all runs"
         raise Refusal("usage", f"a run of --task {type(task).__name__.lower()} is given no records", where=run, fix=fix)
     if (seen is not None) != (input is not None and "seen" in inputs):
         raise Refusal(
@@ -230,10 +233,14 @@ def answer(
     def answered(batch, row):
         condition = batch["condition"]
         z = vae.draw(condition.shape[0], seed.at(row), temperature, condition=condition)
-        return modality.decode(task.joined(batch, vae.decode(z, condition, seed.at(row))))
+        return modality.decode(task.joined(batch, vae.decode(z, condition, seed.at(row) if temperature else None)))
 
     answers, first = _over(loaded, records, answered), records[:40]
-    picture = report.pairs(modality.decode(task.start(first["condition"])).numpy(), answers[:40])
+    if input is not None:
+        answers = np.asarray(task.kept(answers, records.raw))
+    picture = answers
+    if modality.suffix == "png":
+        picture = report.pairs(modality.decode(task.start(first["condition"])).numpy(), answers[:40])
     _write(loaded, output, "answers", answers, picture, columns=min(10, len(records)))
 
 
@@ -242,7 +249,7 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
 
     Args:
         run: folder or name of a finished run of --task anomaly.
-        input: a .npy or .npz file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -406,8 +413,7 @@ class _Given(_Records):
         from keras_vae.sources import arrays
 
         inputs = loaded.task.inputs(loaded.modality)
-        smaller = dataclasses.replace(loaded.modality, shape=tuple(inputs["given"].shape[1:]))
-        super().__init__(loaded, data.read(path, smaller, loaded.config.data, count))
+        super().__init__(loaded, data.read(path, loaded.task.given(loaded.modality), loaded.config.data, count))
         self.seen = None if seen is None else arrays.read_npy(str(seen))[:count]
         if self.seen is not None and (self.seen.dtype != bool or self.seen.shape != (len(self.raw), *inputs["seen"].shape[1:])):
             why = f"it is {self.seen.dtype} {list(self.seen.shape)}, and {len(self.raw)} records were given"
@@ -479,7 +485,7 @@ def _over(loaded, records, function, samples: int = 1):
 
 
 def _write(loaded, output: Path | None, name: str, array, picture=None, columns: int | None = None) -> None:
-    """NAME.npy, and NAME.png where there is a picture."""
+    """NAME.npy, and NAME.png where there is a picture, or NAME.csv of the rows of a table."""
     import numpy as np
 
     folder = loaded.folder / "outputs" if output is None else output
@@ -488,8 +494,8 @@ def _write(loaded, output: Path | None, name: str, array, picture=None, columns:
     storage.write(folder / f"{name}.npy", buffer.getvalue())
     print(f"{folder / name}.npy  {array.dtype} {list(array.shape)}")
     if picture is not None:
-        storage.write(folder / f"{name}.png", loaded.modality.write(picture, columns))
-        print(f"{folder / name}.png")
+        storage.write(folder / f"{name}.{loaded.modality.suffix}", loaded.modality.write(picture, columns))
+        print(f"{folder / name}.{loaded.modality.suffix}")
 
 
 def _later(verb):

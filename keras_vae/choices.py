@@ -31,20 +31,16 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         decisions.append(("batch", f"{how_many} training records: fewer than data.batch_size = {config.data.batch_size:,}"))
         config = override(config, "data.batch_size", most)
     config, given = _task(config, dataset)
+    modality = dataset.for_task(config.task).modality
     elements, choices = math.prod(modality.shape), {}
     if config.model.likelihood == "auto":
-        if modality.x_levels == 2:
-            choices["likelihood"] = "Bernoulli()", "the data is binary"
-        elif 0 < modality.x_levels <= 32:
-            choices["likelihood"] = f"Binomial(levels={modality.x_levels})", f"the data has {modality.x_levels} grey levels"
-        else:
-            nearly = f"has {modality.x_levels} levels, nearly continuous" if modality.x_levels else "is continuous"
-            choices["likelihood"] = "Normal(sigma='optimal')", f"the data {nearly}"
+        choices["likelihood"] = modality.likelihood()
     elif modality.x_levels and components.leaves_open("likelihood", config.model.likelihood, "levels"):
         levels = components.edit(config.model.likelihood, "levels", modality.x_levels)
         choices["likelihood"] = levels, f"the data has {modality.x_levels} grey levels"
     plain = components.parse(config.model.family)[0] == "VAE"
-    small = elements <= 1024 and plain and len(given) < 2
+    on_grid = len(modality.shape) > 1
+    small = plain and (not on_grid or (elements <= 1024 and len(given) < 2))
     widths, side = [], max(modality.shape[:2])
     while side > 4 and len(widths) < 6:
         widths.append(min(256, 16 * 2 ** len(widths)))
@@ -55,14 +51,15 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     further = ", linear=True" * (in_space and plain and not given and elements <= LINEAR_ELEMENTS)
     if config.data.augment == "auto":
         few = len(dataset.train) < FEW_RECORDS and not small
-        shift = f"Shift(pixels={max(1, min(modality.shape[:2]) // 16)})"
-        augment = (f"Flip, {shift}" if modality.shape[-1] == 3 else shift) if few else "none"  # colour: photographs; grey may be letters
+        augment = modality.augmentation() if few and on_grid else "none"
+        few = augment != "none"
         config = override(config, "data.augment", augment)
         decisions += [("augment", f"{augment}  ({len(dataset.train):,} records are few: a network learns them by heart)")] * few
     for part, order in (("encoder", 1), ("decoder", -1)):
         if getattr(config.model, part) == "auto":
             network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
-            choices[part] = "Dense(widths=(512, 512, 512), connections='residual', normalization='layer')" if small else network, reason
+            layers = (512, 512, 512) if on_grid else (256, 256)
+            choices[part] = f"Dense(widths={layers}, connections='residual', normalization='layer')" if small else network, reason
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)

@@ -20,7 +20,9 @@ FORMAT_VERSION = 1
 class Data:
     """Where the records come from and how they become x."""
 
-    source: str = "digits"  # digits, folder:DIR, npy:FILE, npz:FILE[:KEY], tfds:NAME[/CONFIG] or python:MODULE:FUNCTION
+    source: str = (
+        "digits"  # digits, folder:DIR, csv:FILE, parquet:FILE, npy:FILE, npz:FILE[:KEY], tfds:NAME[/CONFIG] or python:MODULE:FUNCTION
+    )
     batch_size: int | None = None  # global: over all replicas; None = chosen from the number and the size of the records
     data_dir: str | None = None  # where TensorFlow Datasets keeps its files; None = its own default
     resize: int | str | None = None  # 64 or HEIGHTxWIDTH: scaled to cover it, aspect kept, the rest cut off; None = as they are
@@ -30,6 +32,9 @@ class Data:
     binarize: Literal["none", "dynamic"] = "none"  # dynamic = every visit draws each pixel anew with probability = its grey level
     dequantize: bool = False  # spread each grey level evenly over its width, drawn anew at every visit
     augment: str = "auto"  # what may happen to a training record, as in "Flip, Shift(pixels=2)", or "none"; see --list augmentations
+    drop: str | None = None  # "id, name": columns of a table that are left out
+    label: str | None = None  # the column of a CSV or Parquet file that holds the classes
+    scores: Literal["auto", "normal", "standard"] = "auto"  # how numbers of a table are scaled: by rank, or by mean and standard deviation
     on_bad_record: Literal["error", "skip"] = "error"  # skip = leave out what cannot be read, up to 1 % (or ten), and list it
 
 

@@ -68,7 +68,7 @@ class Console:
 
             def show(trainer, metrics):
                 nonlocal printed
-                speed = f"{trainer.examples_per_second:,.0f} images/s" if trainer.examples_per_second else ""
+                speed = f"{trainer.examples_per_second:,.0f} records/s" if trainer.examples_per_second else ""
                 text = "ELBO {elbo:.2f} = -({distortion:.2f} + {rate:.2f})".format(**metrics)
                 if (best := trainer.watch.state["best"]) is not None:
                     text += f"  validation {best:.2f}" if trainer.decides == "elbo" else f"  validation loss {-best:.2f}"

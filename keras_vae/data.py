@@ -18,10 +18,11 @@ import tensorflow as tf
 from keras_vae import components, tasks
 from keras_vae import config as configuration
 from keras_vae.errors import Refusal, nearest
+from keras_vae.modalities import tabular
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
 from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
-from keras_vae.sources import arrays, digits, folder, tfds
+from keras_vae.sources import arrays, digits, folder, tables, tfds
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
 ADAPTED = 5000  # training records that stand for all, at most
@@ -36,9 +37,13 @@ SOURCES = {
     "npz": arrays.find_npz,
     "tfds": tfds.find,
     "python": arrays.find_python,
+    "csv": tables.find_csv,
+    "parquet": tables.find_parquet,
 }
 HONOURED = {"digits": (), "folder": ("resize", "crop", "grey"), "tfds": ("resize", "crop", "grey")}  # options of one's own choosing
-WRITTEN = ("digits", "folder:DIR", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
+OF_IMAGES = {"resize": None, "crop": None, "grey": None, "range": None, "binarize": "none", "dequantize": False}  # and what leaves them out
+OF_TABLES = {"drop": None, "label": None, "scores": "auto"}
+WRITTEN = ("digits", "folder:DIR", "csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
 
 Records = np.ndarray | Chosen
@@ -49,7 +54,7 @@ class Dataset:
     """Raw records of each split: `train`, `validation`, `test`, each with a length and [rows] -> array [n, *raw]."""
 
     source: str
-    modality: Images
+    modality: Images | tabular.Table
     train: Records
     validation: Records
     test: Records
@@ -68,7 +73,7 @@ class Dataset:
             why = f"the {' and '.join(missing)} records have none"
             fix = "subfolders as classes, an array y in the .npz file, or another --task"
             raise Refusal("data", f"{type(task).__name__} needs a label for each record", self.source, why, fix)
-        return dataclasses.replace(self, task=task)
+        return dataclasses.replace(self, task=task, modality=task.prepared(self.modality, self.train))
 
     def encoded(self, split: str, start: int = 0, stop: int | None = None) -> tf.Tensor:
         """x of some records of a split. What is random about them (binarisation) is drawn once and for all: by the record's number,
@@ -105,30 +110,15 @@ class Dataset:
 
     def card(self) -> list[tuple[str, str]]:
         """What a person should see before training."""
-        modality, seen = self.modality, self.sample
-        low, high = modality.bounds
+        seen = self.sample
         looked = "in the training records" if len(seen) == len(self.train) else f"in {len(seen):,} of the training records"
-        mean = (seen.mean(dtype=np.float64) - low) / (high - low)
-        values = f"{modality.levels} levels" if modality.levels else f"continuous, {low:g} to {high:g}"
         rows = [
             ("source", self.source),
             ("records", f"{len(self.train):,} train, {len(self.validation):,} validation, {len(self.test):,} test"),
-            ("shape", " x ".join(str(side) for side in modality.shape)),
-            ("values", f"{values}, mean {mean:.3f} of full scale"),
         ]
         if self.classes:
             rows.append(("classes", f"{len(self.classes)}: {', '.join(self.classes[:5])}{', ...' if len(self.classes) > 5 else ''}"))
-        if modality.binarize == "dynamic":
-            rows.append(("binarized", "dynamically: drawn anew at each visit in training, once and for all in validation and test"))
-        if modality.dequantize:
-            rows.append(("dequantized", "drawn anew at each visit in training, once and for all in validation and test"))
-        rows += self.notes
-        constant = int((np.ptp(seen, axis=0) == 0).sum())
-        if constant == seen[0].size:
-            rows.append(("warning", f"no variance: no element ever changes {looked}; there is nothing to learn"))
-        elif constant:
-            rows.append(("note", f"{constant} of {seen[0].size} elements never change {looked}"))
-        return rows
+        return [*rows, *self.modality.card(seen, looked), *self.notes]
 
 
 def load(options: configuration.Data, log=print, foreign: bool = False) -> Dataset:
@@ -147,6 +137,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range")):
             raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
     found = complete(SOURCES[kind](name, options, log))
+    _check_options(options, bool(found.columns))
     for split in SPLITS:
         if not len(found.records[split]):
             why = f"there are {sum(map(len, found.records.values()))} records in all; three that differ are the least"
@@ -157,8 +148,11 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         which = "data.dequantize" if options.dequantize else "data.binarize"
         raise Refusal("usage", f"{which} needs grey levels, the data is continuous", where=which, fix=f"leave --{which} out")
     keep_apart(found)
-    shape = tuple(found.records["train"][0:1].shape[1:])
-    modality = Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize)
+    if found.columns:
+        modality, found.records = tabular.fit(found.columns, found.records, options.scores)
+    else:
+        shape = tuple(found.records["train"][0:1].shape[1:])
+        modality = Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize)
     return Dataset(
         source=options.source,
         modality=modality,
@@ -172,7 +166,21 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
     )
 
 
-def _fingerprint(found, modality: Images) -> str:
+def _check_options(options: configuration.Data, table: bool) -> None:
+    """`Refusal` (usage) for an option that is for records of another kind."""
+    for option, left_out in (OF_IMAGES if table else OF_TABLES).items():
+        if getattr(options, option) != left_out:
+            what = (
+                f"data.{option} is for {'images, and the records are rows of a table' if table else 'tables, and the records are images'}"
+            )
+            raise Refusal("usage", what, f"data.{option}", fix=f"leave --data.{option.replace('_', '-')} out")
+    if table and options.augment not in ("auto", "none"):
+        raise Refusal(
+            "usage", "data.augment is for images, and the records are rows of a table", "data.augment", fix="leave --data.augment out"
+        )
+
+
+def _fingerprint(found, modality) -> str:
     digest = hashlib.sha256(repr(modality).encode() + found.sampled.encode())
     for split in SPLITS:
         digest.update(found.keys[split].tobytes())
@@ -247,9 +255,13 @@ class Feed:
         return indices[:steps], records[:steps]
 
 
-def read(path, modality: Images, options: configuration.Data, count: int | None = None) -> np.ndarray:
+def read(path, modality, options: configuration.Data, count: int | None = None) -> np.ndarray:
     """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture, or a folder of pictures, brought
     to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
+    if isinstance(modality, tabular.Table):
+        wanted = str(path).removesuffix(".gz").endswith((".csv", ".tsv", ".txt", ".parquet"))
+        rows = tables.read(str(path), modality, options) if wanted else arrays.read_rows(str(path), options)
+        return modality.check(rows[:count], str(path))
     if folder.is_pictures(path):
         return folder.read(path, modality.shape, modality.levels, options, count)
     return arrays.read(path, modality, options, count)

@@ -58,7 +58,7 @@ def collapsed(report, history):
     test = report["test"]
     active, units, rate = test["active_units"], test["units"], test["rate"]
     said = f"{active} of {units} latent units are active, and the latent carries {rate:.2f} nats"
-    if "psnr" in report.get("task", {}):  # what is given may leave nothing to the latent
+    if {"psnr", "rmse"} & set(report.get("task", {})):  # what is given may leave nothing to the latent
         return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
@@ -72,9 +72,20 @@ def collapsed(report, history):
 
 def unhelpful(report, history):
     task = report.get("task", {})
-    if "psnr" not in task or task["psnr"] > task["given_psnr"]:
+    if "rmse" in task:
+        better, text = (
+            task["rmse"] < task["given_rmse"],
+            f"what is filled in is {task['rmse']:.3f} off, and the middle of each column {task['given_rmse']:.3f}",
+        )
+    elif "psnr" in task:
+        better, text = (
+            task["psnr"] > task["given_psnr"],
+            f"the answers are at {task['psnr']:.2f} dB, and what was given is at {task['given_psnr']:.2f}",
+        )
+    else:
         return None
-    text = f"the answers are at {task['psnr']:.2f} dB, and what was given is at {task['given_psnr']:.2f}"
+    if better:
+        return None
     return Finding("answers no better", True, text, "longer training, or wider networks")
 
 

@@ -33,6 +33,7 @@ Pixels = Annotated[int, Range(0, 2**13)]
 Classes = Annotated[int, Range(0, 2**16)]  # 0: as many as the data has
 Factor = Annotated[int, Range(2, 64)]
 Levels = Annotated[int, Range(2, 2**16)]  # grey levels
+Width = Annotated[int, Range(0, 2**16)]  # of a column: 0 a number, 1 one that may be missing, else levels
 Components = Annotated[int, Range(1, 1000)]  # of a mixture
 Steps = Annotated[int, Range(0, 2**31 - 1)]
 Positive = Annotated[float, Range(0, 1e6, least_allowed=False)]

@@ -86,7 +86,9 @@ class Evaluator:
             "log_likelihood": mean,
             "log_likelihood_standard_error": deviation,
             "log_likelihood_samples": samples,
-            "bits_per_dim": None if mean is None else bits_per_dim(mean, size, continuous, modality.level_width),
+            "bits_per_dim": None
+            if mean is None or not modality.level_width
+            else bits_per_dim(mean, size, continuous, modality.level_width),
             "density": bool(continuous and not modality.levels),
             "active_units": int((activity > least).sum()),
             "active_above": least,
@@ -131,13 +133,15 @@ class Evaluator:
             pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
             flat = held_out.reshape(len(held_out), size)
             result["pca_reconstruction_error"] = float(np.square(flat - pca.inverse_transform(pca.transform(flat))).mean())
-            if self.vae.likelihood.continuous and size <= 4096:  # the score inverts a size x size covariance
+            if (
+                self.vae.likelihood.continuous and not self.vae.likelihood.drawn and size <= 4096
+            ):  # the score inverts a size x size covariance
                 result["ppca_log_likelihood"] = float(pca.score(flat))
         return result
 
     def answer(self, split: str, limit: int | None = None) -> dict:
         """Of a task that is given records: how near the model's answer at temperature 0 comes to x, and how near what was given, as
-        10 log10(1 / mean squared error) over what is asked for, dB; {} of another task."""
+        10 log10(1 / mean squared error) over what is asked for, dB; of a table as the root of that error; {} of another task."""
         task = self.dataset.task
         if not self.vae.condition_shape or task.start(tf.zeros((1, *self.vae.condition_shape))) is None:
             return {}
@@ -151,6 +155,8 @@ class Evaluator:
         answered, given, scored = (
             column.sum(dtype=np.float64) for column in self._over(split, limit, tf.function(errors, autograph=False))
         )
+        if len(self.vae.event_shape) == 1:
+            return {"rmse": math.sqrt(answered / scored), "given_rmse": math.sqrt(given / scored)} if scored else {}
         ratios = (-10.0 * math.log10(max(error / scored, 1e-12)) for error in (answered, given))
         return dict(zip(("psnr", "given_psnr"), ratios, strict=True))
 

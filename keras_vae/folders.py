@@ -87,7 +87,7 @@ def _report(text: str) -> tuple[dict, dict, list]:
     report["incidents"] = [(int(found["step"]), str(found["what"]), str(found["text"])) for found in report.get("incidents", ())]
     report["gradients"] = [(str(layer), *map(_number, norms)) for layer, *norms in report.get("gradients", ())]
     if report["test"]["log_likelihood"] is not None:
-        for key in ("elbo", "log_likelihood", "bits_per_dim"):
+        for key in ("elbo", "log_likelihood"):
             figures[f"test.{key}"]
     needed = ("log_likelihood_samples", "distortion", "rate", "reconstruction_error", "examples", "units")
     for key in (*(f"test.{key}" for key in needed), "train.parameters", "train.steps", "train.examples_per_second", "seconds.total"):

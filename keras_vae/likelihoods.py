@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import blocks, distributions
-from keras_vae.domains import Components, Degrees, Levels, Positive, ProperFraction
+from keras_vae.distributions import tables
+from keras_vae.domains import Components, Degrees, Levels, Positive, ProperFraction, Width
 
 TINY = 1e-12  # keeps the logarithm of a variance finite
 LIMIT = 10.0  # of the logarithm of a spread that a network predicts
@@ -28,6 +29,7 @@ class Likelihood(keras.layers.Layer):
 
     event_shape: tuple = ()
     continuous = False  # whether `log_prob` is a density (nats per unit of x) or a probability
+    drawn = False  # whether a sample of the model is a draw from p(x|z), where a mean would be no record
     outputs: tuple = ()
     direction = 1.0
 
@@ -467,3 +469,99 @@ class StudentT(_Scaled):
     def start(self, mean, variance):
         df = float(self.degrees())
         self.match(mean, 0.5 * np.log(variance * (df - 2.0) / df + TINY))
+
+
+class Columns(Likelihood):
+    """p(x|z) of a table's row: N(output, sigma^2) for a number, sigmoid(output) for whether it is there, softmax(outputs) for levels.
+
+    `kinds`, a number for each column (0: all are numbers): 0 for a number, 1 for one that may be missing, k for k levels. Each number has
+    its own sigma, "learned" or "predicted", and at least `floor`. Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al.
+    2020). Use it for tables.
+    """
+
+    continuous = True
+    drawn = True
+
+    def __init__(
+        self,
+        kinds: Width | tuple[Width, ...] = 0,
+        sigma: Literal["learned", "predicted"] = "learned",
+        floor: Positive = 1e-3,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kinds, self.sigma, self.floor = kinds, sigma, floor
+
+    @property
+    def outputs(self):
+        return (2,) if self.sigma == "predicted" else ()
+
+    @property
+    def direction(self):
+        return (1.0, 0.0) if self.sigma == "predicted" else 1.0
+
+    @property
+    def layout(self):
+        return tables.layout(self.kinds) if self.kinds else None
+
+    def build(self, features_shape):
+        if self.built:
+            return
+        if self.kinds and self.event_shape != (self.layout.size,):
+            raise ValueError(f"Columns(kinds={self.kinds}) is for rows of {self.layout.size} elements, not of shape {self.event_shape}")
+        if self.sigma == "learned":
+            self.log_sigma = self.add_weight(name="log_sigma", shape=self.event_shape, initializer="zeros")
+        super().build(features_shape)
+
+    def distribution(self, output):
+        if self.sigma == "predicted":
+            output, log_sigma = tf.unstack(output, axis=-1)
+            log_sigma = blocks.soft_limit(log_sigma, LIMIT)
+        else:
+            log_sigma = self.log_sigma
+        log_sigma = tf.math.log(self.floor + tf.exp(log_sigma)) + tf.zeros_like(output)
+        return distributions.Columns.of(self.kinds or ())(output, log_sigma)
+
+    def adapt(self, x):
+        """A number over the records where it is there, a flag by its share, levels as if one more record lay spread over all of them."""
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+        if self.kinds and len(self.layout.flags):
+            flags = self.layout.flags
+            there, values = x[:, flags], x[:, flags - 1]
+            count = np.maximum(there.sum(axis=0), 1.0)
+            mean[flags - 1] = (there * values).sum(axis=0) / count
+            variance[flags - 1] = (there * np.square(values - mean[flags - 1])).sum(axis=0) / count
+        self._match(mean, variance, len(x))
+
+    def start(self, mean, variance):
+        self._match(np.array(mean), np.full(self.event_shape, variance), 1e4)
+
+    def _match(self, mean, variance, count) -> None:
+        if self.kinds:
+            at, given = self.layout, np.array(mean)
+            mean[at.flags] = _log_odds(given[at.flags])
+            levels = (np.clip(given[at.levels], 0.0, 1.0) * count + 1.0 / at.sizes[:, None]) / (count + 1.0)
+            mean[at.levels[at.real]] = np.log(levels)[at.real]
+        log_sigma = 0.5 * np.log(variance + TINY)
+        if self.sigma == "learned":
+            self.log_sigma.assign(log_sigma)
+            self.bias.assign(mean)
+        else:
+            self.bias.assign(np.stack([mean, blocks.unlimited(log_sigma, LIMIT)], axis=-1))
+            self.project.kernel.assign(tf.zeros_like(self.project.kernel))  # the least noise is far outside a sigma at its floor
+
+    def slope(self):
+        """Of each element by itself: 1 of a number, p (1 - p) of a probability."""
+        found = np.ones(self.event_shape, "float32")
+        if self.kinds:
+            p = self.reference(1).mean().numpy()[0]
+            shares = np.concatenate([self.layout.flags, self.layout.levels[self.layout.real]])
+            found[shares] = (p * (1.0 - p))[shares]
+        return found
+
+    def check(self, x):
+        if not self.kinds:
+            return ""
+        at = self.layout
+        shares = x[:, np.concatenate([at.flags, at.levels[at.real]])]
+        return "" if np.isin(shares, (0.0, 1.0)).all() else f"Columns(kinds={self.kinds}) scores flags and levels of 0 and 1 only"

@@ -33,6 +33,8 @@ FIGURES = (
     ("reconstruction error", "test.reconstruction_error", "mean squared", 5, -1),
     ("answers", "task.psnr", "dB", 2, 1),
     ("what was given", "task.given_psnr", "dB", 2, 0),
+    ("filled in", "task.rmse", "scores", 4, -1),
+    ("the middle instead", "task.given_rmse", "scores", 4, 0),
     ("anomalies", "task.share", "of test records", 4, 0),
     ("allowed", "task.rate", "of records", 4, 0),
     ("active units", "test.active_units", "", 0, 0),
@@ -42,7 +44,7 @@ FIGURES = (
     ("PCA error", "references.pca_reconstruction_error", "mean squared", 5, 0),
     ("parameters", "train.parameters", "", 0, 0),
     ("steps", "train.steps", "", 0, 0),
-    ("training speed", "train.examples_per_second", "images/s", 0, 0),
+    ("training speed", "train.examples_per_second", "records/s", 0, 0),
     ("time in all", "seconds.total", "seconds", 1, 0),
 )
 # label, key, the figure it is held against, unit, digits, which is better
@@ -178,7 +180,7 @@ def body(runs: list[Result], called: list[str]):
     if any((run.folder / "pictures" / "answers.png").is_file() for run in runs):
         alt = "Test records: what was given, the answer at temperature 0, two draws, and the record, from left to right, two records a row."
         yield "Answers", row((None, sheet("answers.png", "answers", alt, alt)))
-    text, grids = "Decoded draws from the prior.", [("The prior", sheet("samples.png", "samples", "64 samples of the prior.", None))]
+    text, grids = "Decoded draws from the prior.", [("The prior", sheet("samples.png", "samples", "Samples of the prior.", None))]
     if any(map(spreads, runs)):
         text += " The temperature sets their spread: 1 is the model itself, below it draws are more alike."
         grids = [*((f"Temperature {value}", tempered(value)) for value in (0.5, 0.7)), ("Temperature 1", grids[0][1])]
@@ -208,8 +210,9 @@ def headline(run: Result) -> Markup:
                 f"importance-weighted bound, K = {samples}, standard error {error}",
             ),
             ("ELBO", figure(value["test.elbo"], 2), "nats", f"= −(distortion {distortion} + rate {rate})"),
-            ("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", f"from the log-likelihood; {worth}"),
         )
+        if "test.bits_per_dim" in value:
+            bounds += (("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", f"from the log-likelihood; {worth}"),)
     else:
         bounds = (
             ("log-likelihood", "not available", "", "no bound follows from a posterior that is a point"),
@@ -240,6 +243,9 @@ def asked(run: Result) -> list[tuple]:
     if "task.psnr" in value:
         given = figure(value["task.given_psnr"], 2)
         tiles.append(("answers", figure(value["task.psnr"], 2), "dB", f"peak signal-to-noise ratio; of what was given {given} dB"))
+    if "task.rmse" in value:
+        remark = f"root mean square error of what was hidden; of the middle of each column {figure(value['task.given_rmse'], 4)}"
+        tiles.append(("filled in", figure(value["task.rmse"], 4), "scores", remark))
     if "task.threshold" in value:
         share, rate, threshold = (figure(value[f"task.{key}"], 4) for key in ("share", "rate", "threshold"))
         tiles.append(("anomalies", share, "of test records", f"score above {threshold} nats; {rate} were allowed"))
@@ -537,7 +543,7 @@ def cost(run: Result) -> Markup:
     lines.append(tag("tr", tag("th", "in all", scope="row"), tag("td", figure(total, 1)), tag("td", ""), class_="sum"))
     head = tag("thead", tag("tr", tag("th", "part", scope="col"), tag("th", "seconds", scope="col"), tag("td", "")))
     facts = [
-        ("training speed", f"{figure(run.figures['train.examples_per_second'], 0)} images/s, without the first call"),
+        ("training speed", f"{figure(run.figures['train.examples_per_second'], 0)} records/s, without the first call"),
         *run.report.get("speed", {}).get("verdict", ()),
         ("parameters", figure(run.figures["train.parameters"], 0)),
         *sparsity(run.figures),

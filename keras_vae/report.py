@@ -6,20 +6,24 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_vae import marginals
 from keras_vae.folders import TEMPERED
 from keras_vae.noise import Seed
 
 TEMPERATURES = (0.5, 0.7)  # of further sample grids; samples.png has the prior's own, 1
 TRAVERSED = 10  # units
 DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # prior standard deviations
+COMPARED = 2000  # test rows of a table beside samples
 MAPPED = 2000  # test records on the latent map
 ANSWERS, SHOWN = ((0.0, 0), (1.0, 1), (1.0, 2)), 12  # temperatures and seeds of the answers to so many test records
 
 
 def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
-    """reconstructions.png, samples.png and, where something lies between two latents, interpolations.png; of a task that is given records,
-    answers.png; the same seeds every time."""
+    """Of a table samples.png. Else reconstructions.png, samples.png and, where something lies between two latents, interpolations.png; of
+    a task that is given records, answers.png; the same seeds every time."""
     modality, task = dataset.modality, dataset.task
+    if len(modality.shape) == 1:
+        return {"samples.png": marginals.compare(modality, *rows_of(vae, dataset))}
     batch = dataset.batch("test", 0, test_examples)
     x, condition = batch["x"].numpy(), batch.get("condition")
     ends = min(8, len(x) // 2) or 1
@@ -39,6 +43,14 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
         shown = tf.stack([column[:SHOWN] for column in columns], axis=1)
         drawn["answers.png"] = modality.draw(tf.reshape(shown, (-1, *shown.shape[2:])), 2 * len(columns))
     return drawn
+
+
+def rows_of(vae, dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Raw rows of the test split, at most `COMPARED`, and as many of the model's, under the same conditions where it has some."""
+    numbers = dataset.spread("test", COMPARED)
+    batch, modality = dataset.some("test", COMPARED), dataset.modality
+    drawn = dataset.task.joined(batch, vae.sample(len(numbers), condition=batch.get("condition")))
+    return dataset.test[numbers], modality.decode(drawn).numpy()
 
 
 def samples(vae, dataset, temperature=1.0, density=None) -> tf.Tensor:
@@ -61,14 +73,20 @@ def answer(vae, task, batch: dict, temperature: float = 0.0, seed: int = 0) -> t
 def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
     modality, shape, support, drawn, omitted = dataset.modality, vae.posterior.event_shape, vae.posterior.support, {}, []
-    if vae.spreads:
+    table = len(modality.shape) == 1
+    if table:
+        shown = "the rows of a table are no pictures; samples.csv of the verb sample holds some"
+        omitted += [(what, shown) for what in (TEMPERED, "reconstructions", "interpolations", "traversals")]
+    elif vae.spreads:
         drawn = {f"samples_{value}.png": modality.draw(samples(vae, dataset, value)) for value in TEMPERATURES}
     else:
         omitted.append((TEMPERED, "the prior has no spread that a temperature would change"))
-    if density:
+    if density and not table:
         drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
     latent = {"map": None, "traversals": None}
-    if support == "codes":
+    if table:
+        pass
+    elif support == "codes":
         between = "the latent is made of codes, and nothing lies between two of them"
         omitted += [("interpolations", between), ("traversals", between)]
     elif support == "sphere":
@@ -179,12 +197,17 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
                 f"{test['log_likelihood']:.2f} nats",
                 f"importance-weighted, K = {test['log_likelihood_samples']}, standard error {error:.2f}",
             ),
-            ("bits/dim", f"{test['bits_per_dim']:.4f}", "of a density: depends on the range" if test.get("density") else ""),
         ]
+        if test["bits_per_dim"] is not None:
+            remark = "of a density: depends on the range" if test.get("density") else ""
+            bounds.append(("bits/dim", f"{test['bits_per_dim']:.4f}", remark))
     task = report.get("task", {})
     if "psnr" in task:
         remark = f"peak signal-to-noise ratio at temperature 0; of what was given {task['given_psnr']:.2f} dB"
         bounds.append(("answers", f"{task['psnr']:.2f} dB", remark))
+    if "rmse" in task:
+        remark = f"root mean square error in scores at temperature 0; of the middle of each column {task['given_rmse']:.4f}"
+        bounds.append(("filled in", f"{task['rmse']:.4f}", remark))
     if "threshold" in task:
         remark = f"of test records, score above {task['threshold']:.4g} nats; {task['rate']:.2%} were allowed"
         bounds.append(("anomalies", f"{task['share']:.2%}", remark))

@@ -17,6 +17,7 @@ from keras_vae import config as configuration
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
+from keras_vae.modalities.tabular import Table
 from keras_vae.tasks import Task
 from keras_vae.vae import VAE
 
@@ -47,7 +48,7 @@ class Run:
 
     folder: Path
     config: Config
-    modality: Images
+    modality: Images | Table
     vae: VAE
     density: density.ExPost | None
     task: Task
@@ -68,7 +69,7 @@ def real(folder: Path) -> Path:
     return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
 
 
-def build(config: Config, modality: Images) -> VAE:
+def build(config: Config, modality: Images | Table) -> VAE:
     """The model of a resolved config, built."""
     parts = dataclasses.asdict(config.model)
     keras.utils.set_random_seed(config.seed)  # Keras draws initial weights from a global generator
@@ -120,9 +121,11 @@ def read_config(path: Path) -> Config:
         raise Refusal("model", refusal.what, refusal.where or str(path), refusal.why, refusal.fix) from None
 
 
-def read_modality(folder: Path) -> Images:
+def read_modality(folder: Path) -> Images | Table:
     try:
         values = dict(json.loads((folder / "modality.json").read_text()))
+        if "columns" in values:
+            return Table.of(values)
         return Images(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None
@@ -175,7 +178,7 @@ def recall(folder: Path, config: Config) -> tuple[Config, Config]:
 
 
 def begin(
-    folder: Path, asked: Config, config: Config, modality: Images, fingerprint: str, overwrite: bool = False, teacher: str = ""
+    folder: Path, asked: Config, config: Config, modality: Images | Table, fingerprint: str, overwrite: bool = False, teacher: str = ""
 ) -> None:
     """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds.
     `Refusal` (model) if the run began on other data, or with a `teacher` of other weights (its digest)."""

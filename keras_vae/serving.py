@@ -41,7 +41,7 @@ class Endpoints:
     def __init__(self, vae, modality, density=None, task=None, threshold=None):
         self.vae, self.modality, self.density, self.task, self.threshold = vae, modality, density, task or tasks.Generate(), threshold
         self.x = tf.TensorSpec((None, *vae.event_shape), tf.float32, "x")
-        self.raw = tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "raw")
+        self.raw = tf.TensorSpec((None, *modality.raw_shape), modality.raw_dtype, "raw")
         self.z = tf.TensorSpec((None, *vae.latent_shape), tf.float32, "z")
         self.noise = tf.TensorSpec(self.z.shape, tf.float32, "noise")
         self.seed = tf.TensorSpec((), tf.int64, "seed")
@@ -127,7 +127,8 @@ class Endpoints:
     def sample_raw(self, *asked_and_spread):
         *asked, seed, temperature = asked_and_spread
         first = self._given(asked) if self.condition else asked
-        return {"raw": self.modality.decode(self.sample(*first, seed, temperature)["x"])}
+        raw = self.modality.decode(self.sample(*first, seed, temperature)["x"])
+        return {"raw": self.task.kept(raw, asked[0])}
 
     def sample_ex_post(self, n, seed, temperature):
         return self.sample(n, seed, temperature, self.density)
@@ -180,26 +181,29 @@ class Endpoints:
         return (self.task.condition(self.modality, **found),)
 
     def _checked_input(self, value, spec):
-        if spec.dtype == tf.bool:
-            return _checked(value, spec)
-        low, high = self.modality.bounds if spec.name == "given" else (0, self.task.classes - 1)
-        return self._within(value, spec, low, high)
+        if spec.name == "given":
+            return self._checked_raw(value, spec, self.task.given(self.modality))
+        value, checks = _checked(value, spec), []
+        if spec.name == "label":
+            said = f"label must be between 0 and {self.task.classes - 1}"
+            checks = [tf.debugging.assert_non_negative(value, said)]
+            checks += [tf.debugging.assert_less(value, tf.constant(self.task.classes, tf.int64), said)]
+        with tf.control_dependencies(_ops(checks)):
+            return tf.identity(value)
 
     def _encoded(self, raw):
-        return self.modality.encode(self._within(raw, self.raw, *self.modality.bounds))
+        return self.modality.encode(self._checked_raw(raw, self.raw, self.modality))
 
-    def _within(self, value, spec, low, high):
-        """The value, checked, if it lies between the two."""
-        said = f"{spec.name if spec.name != 'raw' else 'raw values'} must be between {low:g} and {high:g}"
-        checks = [tf.debugging.assert_less_equal(value, tf.cast(high, value.dtype), said)]
-        checks += [tf.debugging.assert_greater_equal(value, tf.cast(low, value.dtype), said)]
-        with tf.control_dependencies(_ops(checks)):
-            return _checked(tf.identity(value), spec)
+    def _checked_raw(self, raw, spec, modality):
+        raw = _checked(raw, spec, finite=False)  # a table may have gaps; the modality knows where
+        with tf.control_dependencies(_ops(modality.checks(raw))):
+            return tf.identity(raw)
 
     def _checked_x(self, x, exact: bool = False):
         """x after the checks; `exact` also asks for values that the likelihood gives a probability to."""
         x = _checked(x, self.x)
-        checks = [tf.debugging.Assert(tf.reduce_all((x >= 0.0) & (x <= 1.0)), ["x must be between 0 and 1"])]
+        low, high = self.modality.x_bounds
+        checks = [tf.debugging.Assert(tf.reduce_all((x >= low) & (x <= high)), [f"x must be between {low:g} and {high:g}"])]
         if exact and not self.vae.likelihood.continuous:
             top = getattr(self.vae.likelihood, "levels", self.modality.x_levels or 2) - 1
             whole = tf.reduce_all(tf.abs(x * top - tf.round(x * top)) < 1e-3)
@@ -208,8 +212,8 @@ class Endpoints:
             return tf.identity(x)
 
 
-def _checked(value, spec):
-    """The value, if it has the spec's shape, at most MAX_BATCH rows, and is finite."""
+def _checked(value, spec, finite: bool = True):
+    """The value, if it has the spec's shape, at most MAX_BATCH rows, and is `finite`."""
     shape = tf.shape(value)
     checks = [
         tf.debugging.assert_equal(
@@ -219,7 +223,7 @@ def _checked(value, spec):
         ),
         tf.debugging.assert_less_equal(shape[0], MAX_BATCH, f"{spec.name} has too many rows: at most {MAX_BATCH} a call"),
     ]
-    if value.dtype.is_floating:
+    if value.dtype.is_floating and finite:
         checks.append(tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [f"{spec.name} must be finite"]))
     with tf.control_dependencies(_ops(checks)):
         return tf.ensure_shape(tf.identity(value), spec.shape)
@@ -292,9 +296,11 @@ def export(endpoints: Endpoints, folder: str | Path, examples: np.ndarray, toler
             for key, live in signatures[name][0](*(tf.constant(value) for value in inputs.values())).items():
                 served, live = answers[f"{number}/{key}"].astype("float64"), live.numpy().astype("float64")
                 difference = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else np.inf
-                # A level may round either way, so raw answers in levels may differ by one, and a score may lie at the threshold.
-                whole = (key == "raw" and modality.levels) or key == "anomaly"
-                difference = (0.0 if difference <= 1.0 else np.inf) if whole else difference / max(1.0, np.abs(live).max(initial=0.0))
+                difference /= max(1.0, np.abs(live).max(initial=0.0))
+                if key == "raw":
+                    difference = modality.difference(served, live)
+                elif key == "anomaly":  # a score may lie at the threshold
+                    difference = 0.0 if difference <= 1.0 else np.inf
                 difference = float(np.nan_to_num(difference, nan=np.inf))
                 if difference > worst:
                     worst, where = difference, f"{name}, call {number}"
@@ -311,7 +317,8 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
     calls = []
     for batch in (rows for rows in PROBE_BATCHES if rows <= 3 or rows * math.prod(modality.shape) <= PROBE_ELEMENTS):
         raw = np.asarray(examples)[np.arange(batch) % len(examples)]
-        x = modality.encode(raw).numpy()
+        x = modality.known(modality.encode(raw)).numpy()
+        raw = modality.examples(raw)
         given = {spec.name: given_like(spec, raw, endpoints.task, generator) for spec in endpoints.inputs}
         condition = endpoints.task.condition(modality, **{name: tf.constant(value) for name, value in given.items()})
         noise = generator.standard_normal((batch, *vae.latent_shape)).astype("float32")
@@ -331,6 +338,8 @@ def given_like(spec, raw: np.ndarray, task, generator) -> np.ndarray:
         return generator.random((len(raw), *spec.shape[1:])) < 0.5
     if spec.dtype == tf.int64:
         return np.arange(len(raw)) % task.classes
+    if raw.ndim == 2:
+        return np.where(generator.random(raw.shape) < 0.5, raw, np.float32(np.nan))
     rows, columns = (raw.shape[axis] // spec.shape[axis] for axis in (1, 2))
     return raw[:, ::rows, ::columns][:, : spec.shape[1], : spec.shape[2]]
 

@@ -85,7 +85,7 @@ def verdict(figures: dict, config) -> list[tuple[str, str]]:
     )
     rate = f"{figures['flops_per_second'] / 1e9:,.0f} of the {figures['product_flops_per_second'] / 1e9:,.0f} GFLOP/s of a matrix product"
     return [
-        ("speed", f"{figures['images_per_second']:,.0f} images/s; {where}; {rate} ({reached:.0%})"),
+        ("speed", f"{figures['images_per_second']:,.0f} records/s; {where}; {rate} ({reached:.0%})"),
         ("faster", advice(share, reached if figures["batches"] >= 4 else 1.0, config)),
     ]
 

@@ -5,6 +5,7 @@ task is one of p(x|c), by the same model, objective and loop; and a finished run
 condition: a noisy picture, one with a hole, a small one, a class.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,10 @@ class Task:
 
     labelled = False  # whether records need labels
 
+    def prepared(self, modality, train):
+        """The modality as the task takes it, given the raw training records. `Refusal` (usage) for data that the task is not for."""
+        return modality
+
     def batch(self, modality, x, label, seed) -> dict:
         return {"x": x}
 
@@ -39,6 +44,10 @@ class Task:
         """*C of the condition [B, *C]; () for none. `Refusal` (usage) for data that the task is not for."""
         return ()
 
+    def given(self, modality):
+        """The modality of what is given."""
+        return modality
+
     def asked(self, x, condition=None) -> dict:
         """The batch of x under a condition, with a mask where not all of x is asked for."""
         return {"x": x} if condition is None else {"x": x, "condition": condition}
@@ -46,6 +55,10 @@ class Task:
     def start(self, condition):
         """What of the condition [B, *C] a picture can show, [B, *X]; None if nothing."""
         return None
+
+    def kept(self, raw, given):
+        """A raw answer, with what was given exactly as it was; for a task that fills in."""
+        return raw
 
     def joined(self, batch: dict, x):
         """x, or what stands in its place, together with what of it was given."""
@@ -84,14 +97,16 @@ class _Restoration(Task):
     """Of images, from what became of them."""
 
     def inputs(self, modality):
-        return {"given": tf.TensorSpec((None, *modality.shape), modality.raw_dtype, "given")}
+        given = self.given(modality)
+        return {"given": tf.TensorSpec((None, *given.raw_shape), given.raw_dtype, "given")}
 
     def condition(self, modality, given):
         return modality.scale(given)
 
     def condition_shape(self, modality):
         if len(modality.shape) != 3:
-            raise Refusal("usage", f"{type(self).__name__} is for images", "task", f"a record has the shape {list(modality.shape)}")
+            fix = "--task impute fills what is missing in a table"
+            raise Refusal("usage", f"{type(self).__name__} is for images", "task", f"a record has the shape {list(modality.shape)}", fix)
         return modality.shape
 
     def start(self, condition):
@@ -179,10 +194,9 @@ class SuperResolution(_Restoration):
     def batch(self, modality, x, label, seed):
         return self.asked(x, self.enlarged(tf.nn.avg_pool2d(x, self.factor, self.factor, "VALID")))
 
-    def inputs(self, modality):
+    def given(self, modality):
         height, width, channels = modality.shape
-        shape = (None, height // self.factor, width // self.factor, channels)
-        return {"given": tf.TensorSpec(shape, modality.raw_dtype, "given")}
+        return dataclasses.replace(modality, shape=(height // self.factor, width // self.factor, channels))
 
     def condition(self, modality, given):
         return self.enlarged(modality.scale(given))
@@ -203,6 +217,59 @@ class SuperResolution(_Restoration):
 
 
 @dataclass(frozen=True)
+class Impute(Task):
+    """Tables without gaps: the condition is what of a row is known, and 1 where it is. Only what was hidden is scored.
+
+    Of each training row a share of what is known is hidden, drawn evenly up to 2 `share`; what is missing in the records is no part of
+    what is modelled (Variational Autoencoder with Arbitrary Conditioning; Ivanov et al. 2019).
+    """
+
+    share: InnerFraction = 0.3
+
+    def prepared(self, modality, train):
+        if len(modality.shape) != 1:
+            raise Refusal("usage", "Impute is for tables", "task", "the records are images", "--task inpaint fills what is missing in them")
+        return dataclasses.replace(modality, gaps="unknown")
+
+    def batch(self, modality, x, label, seed):
+        known = tf.cast(~tf.math.is_nan(x), tf.float32)
+        x, columns = tf.where(known > 0.0, x, 0.0), len(modality.columns)
+        rate = 2.0 * self.share * noise.uniform(seed.fold("rate"), (tf.shape(x)[0], 1))
+        shown = tf.cast(noise.uniform(seed.fold("hidden"), (tf.shape(x)[0], columns)) >= rate, tf.float32)
+        seen = known * tf.gather(shown, modality.column_of, axis=1)
+        hidden = known - seen
+        return {"x": x * hidden, "mask": hidden, "condition": tf.concat([x * seen, seen], axis=1)}
+
+    def given(self, modality):
+        return modality.asked()
+
+    def inputs(self, modality):
+        return {"given": tf.TensorSpec((None, *modality.raw_shape), modality.raw_dtype, "given")}
+
+    def condition(self, modality, given):
+        x = modality.encode(given)
+        seen = tf.cast(~tf.math.is_nan(x), tf.float32)
+        return tf.concat([tf.where(seen > 0.0, x, 0.0), seen], axis=1)
+
+    def condition_shape(self, modality):
+        return (2 * modality.shape[0],)
+
+    def asked(self, x, condition=None):
+        missing = 1.0 - tf.split(condition, 2, axis=1)[1]
+        return {"x": x * missing, "mask": missing, "condition": condition}
+
+    def start(self, condition):
+        return tf.split(condition, 2, axis=1)[0]
+
+    def kept(self, raw, given):
+        return tf.where(tf.math.is_nan(given), raw, given)
+
+    def joined(self, batch, x):
+        known, seen = tf.split(batch["condition"], 2, axis=1)
+        return tf.where(seen > 0.0, known, x)
+
+
+@dataclass(frozen=True)
 class Anomaly(Task):
     """Which records are unlike those of training: `rate` is the share of records like these that may be taken for anomalies.
 
@@ -212,6 +279,9 @@ class Anomaly(Task):
     """
 
     rate: InnerFraction = 0.05
+
+    def prepared(self, modality, train):
+        return modality.for_anomalies(train)
 
     def threshold(self, scores: np.ndarray) -> float:
         """Of the scores [n] of validation records. `Refusal` (data) if they are too few."""

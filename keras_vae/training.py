@@ -66,6 +66,7 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
         devices.be_deterministic()
     dataset = data.load(config.data, console.log, foreign=True)
     config, decisions = choices.resolve(config, dataset, group.replicas)
+    dataset = dataset.for_task(config.task)
     data_seconds = time.perf_counter() - started
     trainer = prepare(config, dataset, group)
     config, decisions = trainer.config, decisions + trainer.decisions

@@ -233,14 +233,15 @@ class VAE(keras.Model):
 
     def generate(self, features, seed: Seed | None = None) -> tf.Tensor:
         """x [B, *X] from the decoder's features: the mean of p(x|z), or, where elements depend on those before them, each the likeliest
-        given these, or with a `seed` a draw from p(x|z).
+        given these. With a `seed` it is a draw from p(x|z) there, and where a mean would be no record (a class and a half).
 
         That x is the only one which x -> draw(p(. | z, x)) leaves as it is, noise fixed; the map is repeated until nothing changes, far
         fewer times than there are elements (Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving; Song et al.
         2021).
         """
         if not self.decoder.autoregressive:
-            return self.likelihood(features).mean()
+            p = self.likelihood(features)
+            return p.mean() if seed is None or not self.likelihood.drawn else p.sample(seed.fold("x"))
 
         def again(number, x, _):
             p = self.likelihood(self.decoder.refine(features, x))
@@ -259,14 +260,18 @@ class VAE(keras.Model):
         return self.decode(self.encode(x, condition), condition)
 
     def sample(self, n, seed: int = 0, temperature=1.0, density=None, condition=None) -> tf.Tensor:
-        """n means of p(x|z) (of an autoregressive decoder, draws) with z ~ p(z), or of another `density` (see `density.fit`), spread by
-        `temperature`, [n, *X]. The first of n samples do not depend on n. `condition`: one for each, or one for all of them."""
+        """n means of p(x|z) (of an autoregressive decoder, and of a table, draws) with z ~ p(z), or of another `density` (see
+        `density.fit`), spread by `temperature`, [n, *X]. The first of n samples do not depend on n. `condition`: one for each, or one for
+        all of them."""
         if isinstance(n, int) and n == 0 and self.built:  # convolutions of no rows may have a wrong shape (oneDNN, TensorFlow 2.21)
             return tf.zeros((0, *self.event_shape))
         if condition is not None and len(tf.convert_to_tensor(condition).shape) == len(self.condition_shape):
             condition = tf.repeat(tf.cast(condition, tf.float32)[None], n, axis=0)
         seed = Seed.of(seed).fold("sample")
-        return self.decode(self.draw(n, seed, temperature, density, condition), condition, seed)
+        z = self.draw(n, seed, temperature, density, condition)
+        if not self.likelihood.drawn:
+            return self.decode(z, condition, seed)
+        return tf.where(tf.reduce_max(temperature) > 0.0, self.decode(z, condition, seed), self.decode(z, condition))
 
     def draw(self, n, seed: Seed, temperature=1.0, density=None, condition=None) -> tf.Tensor:
         """n draws z ~ p(z), or of another `density`, [n, *Z], as `sample` decodes them."""

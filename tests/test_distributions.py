@@ -104,6 +104,7 @@ def logistics(top: int, components: int, number: int, low=-2.5, high=-0.5, round
 
 CASES = {
     "Normal": [scaled(distributions.Normal, stats.norm, number) for number in (0, 10)],
+    "Columns": [scaled(distributions.Columns, stats.norm, number) for number in (0, 10)],
     "Laplace": [scaled(distributions.Laplace, stats.laplace, number) for number in (0, 10)],
     "StudentT": [scaled(distributions.StudentT, stats.t, number, draw(number + 2, 5, 30), reach=12.0) for number in (0, 10)],
     "ContinuousBernoulli": [continuous_bernoulli(0, 9), continuous_bernoulli(10, 9)],

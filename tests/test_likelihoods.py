@@ -43,6 +43,8 @@ SUITED = {
     "Normal(sigma=0.3)": (as_it_is, 1e-3),
     "Normal(sigma='learned')": (as_it_is, 1e-3),
     "Normal(sigma='predicted')": (as_it_is, 1e-3),
+    "Columns()": (as_it_is, 1e-3),
+    "Columns(sigma='predicted')": (as_it_is, 1e-3),
     "Laplace(sigma=0.3)": (as_it_is, 1e-3),
     "Laplace(sigma='learned')": (as_it_is, 1e-3),
     "Laplace(sigma='predicted')": (as_it_is, 1e-3),

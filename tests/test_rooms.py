@@ -52,6 +52,7 @@ OPTIONS = {
     "likelihood": {
         "Bernoulli": ["Bernoulli()"],
         "Binomial": ["Binomial(levels=5)"],
+        "Columns": ["Columns(sigma='learned', floor=0.01)", "Columns(kinds=0, sigma='predicted')"],
         "Normal": [
             "Normal(sigma=0.5)",
             "Normal(sigma='learned', floor=0.1)",

@@ -26,6 +26,7 @@ MEMBERS = {
     "SuperResolution": "SuperResolution()",
     "Anomaly": "Anomaly()",
 }
+OF_TABLES = {"Impute"}  # held in test_tables.py
 GIVEN = ("Denoise", "Inpaint", "SuperResolution")
 NETWORKS = {"model.encoder": "Conv(widths=(8,))", "model.decoder": "Conv(widths=(8,))", "model.posterior": "Normal(size=4)"}
 
@@ -37,7 +38,7 @@ def made(name: str, x=None, labels=None, seed: int = 0, row: int = 0) -> dict:
 
 
 def test_no_task_is_missing():
-    assert set(MEMBERS) == set(components.members("task"))
+    assert set(MEMBERS) | OF_TABLES == set(components.members("task"))
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -47,6 +47,12 @@ class Images:
         return "uint8" if self.levels else "float32"
 
     @property
+    def raw_shape(self) -> tuple:
+        return self.shape
+
+    x_bounds = (0.0, 1.0)
+
+    @property
     def bounds(self) -> tuple:
         """The least and the greatest raw value."""
         return (0, self.levels - 1) if self.levels else self.range
@@ -104,6 +110,69 @@ class Images:
     def level_width(self) -> float:
         """How far two levels lie apart in x: a density times this is the probability of a level. 1 for continuous data."""
         return 1.0 / self.levels if self.dequantize else 1.0 / (self.levels - 1) if self.levels else 1.0
+
+    def checks(self, raw) -> list:
+        """Ops that fail where raw values are not between the bounds."""
+        found = [
+            tf.debugging.assert_less_equal(
+                raw, tf.cast(self.bounds[1], raw.dtype), said := "raw values must be between {:g} and {:g}".format(*self.bounds)
+            )
+        ]
+        return found + [tf.debugging.assert_greater_equal(raw, tf.cast(self.bounds[0], raw.dtype), said)]
+
+    def difference(self, served: np.ndarray, live: np.ndarray) -> float:
+        """How far raw answers lie apart, beside their size; a level may round either way."""
+        apart = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else math.inf
+        return (0.0 if apart <= 1.0 else math.inf) if self.levels else apart / max(1.0, np.abs(live).max(initial=0.0))
+
+    def known(self, x):
+        """x without what it does not know."""
+        return x
+
+    def examples(self, raw) -> np.ndarray:
+        """Raw records as ones without gaps."""
+        return raw
+
+    def for_anomalies(self, train) -> "Images":
+        """As records are scored best."""
+        return self
+
+    def asked(self) -> "Images":
+        """What a task may be given of these."""
+        return self
+
+    def likelihood(self) -> tuple[str, str]:
+        """The one for these records, and why."""
+        if self.x_levels == 2:
+            return "Bernoulli()", "the data is binary"
+        if 0 < self.x_levels <= 32:
+            return f"Binomial(levels={self.x_levels})", f"the data has {self.x_levels} grey levels"
+        nearly = f"has {self.x_levels} levels, nearly continuous" if self.x_levels else "is continuous"
+        return "Normal(sigma='optimal')", f"the data {nearly}"
+
+    def augmentation(self) -> str:
+        """What may happen to a record of few: colour is of photographs, grey may be letters."""
+        shift = f"Shift(pixels={max(1, min(self.shape[:2]) // 16)})"
+        return f"Flip, {shift}" if self.shape[-1] == 3 else shift
+
+    def card(self, seen: np.ndarray, looked: str) -> list[tuple[str, str]]:
+        """What a person should see of the values, given training records; `looked` says which they are."""
+        low, high = self.bounds
+        mean = (seen.mean(dtype=np.float64) - low) / (high - low)
+        values = f"{self.levels} levels" if self.levels else f"continuous, {low:g} to {high:g}"
+        rows = [("shape", " x ".join(str(side) for side in self.shape)), ("values", f"{values}, mean {mean:.3f} of full scale")]
+        if self.binarize == "dynamic":
+            rows.append(("binarized", "dynamically: drawn anew at each visit in training, once and for all in validation and test"))
+        if self.dequantize:
+            rows.append(("dequantized", "drawn anew at each visit in training, once and for all in validation and test"))
+        constant = int((np.ptp(seen, axis=0) == 0).sum())
+        if constant == seen[0].size:
+            rows.append(("warning", f"no variance: no element ever changes {looked}; there is nothing to learn"))
+        elif constant:
+            rows.append(("note", f"{constant} of {seen[0].size} elements never change {looked}"))
+        return rows
+
+    suffix = "png"
 
     def write(self, raw, columns: int | None = None) -> bytes:
         """One PNG with all images [N, H, W, C] on a grid, row by row; small images are enlarged by whole factors."""

@@ -17,6 +17,7 @@ from keras_vae.config import bounds, sides
 from keras_vae.errors import Refusal
 from keras_vae.pictures import SUFFIXES, Fitting
 from keras_vae.records import Chosen, Found, content_keys, in_memory, pieces, survey_is_sampled
+from keras_vae.sources import tables
 
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
@@ -127,7 +128,8 @@ def read_npz(path: str, key: str = "") -> dict[str, np.ndarray]:
         try:
             return {name: file[name] for name in ([key] if key else file.files)}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
-            raise Refusal("data", "cannot read the arrays", where=path, why=str(error)[:200]) from None
+            why = "Python objects are never read" if "allow_pickle" in str(error) else str(error)[:200]
+            raise Refusal("data", "cannot read the arrays", where=path, why=why) from None
 
 
 def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
@@ -151,6 +153,16 @@ def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
         fitting = _fitting(options, array.shape[1:], 256, str(path))
         array = np.stack([fitting.array(raw) for raw in array]) if fitting else array
     return modality.check(array, str(path))
+
+
+def read_rows(path: str, options) -> np.ndarray:
+    """The rows [N, D] in a .npy or .npz file, without the columns that the run left out."""
+    if path.endswith(".npz"):
+        records, _, _ = _named(read_npz(path), path)
+        array = records.get("all", next(iter(records.values())))
+    else:
+        array = read_npy(path)
+    return tables.without_dropped(np.asarray(array), options, path)
 
 
 def _named(arrays: dict, where: str) -> tuple[dict, dict, tuple]:
@@ -186,6 +198,9 @@ def _over_255(array: np.ndarray) -> bool:
 
 
 def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> Found:
+    if tables.is_table(records):
+        labels = {split: _checked_labels(array, len(records[split]), classes, where) for split, array in labels.items() if split in records}
+        return tables.find_rows(records, labels, classes, options, where)
     survey = _Survey(options, where)
     for split, array in records.items():
         try:
