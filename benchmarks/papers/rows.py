@@ -132,6 +132,6 @@ for name, title, options in (
 ):
     source = "the published effect of warm-up and bias is 0.25 to 1 nat (reproductions of Burda et al. 2015)"
     title = f"VAE 784-200-200-50, dynamic, 60 epochs: {title}"
-    note = "The warm-up loses a little against the next row, on each of the three seeds: not the published direction. The learning rate warms up "
-    note += "in both, over 1,000 steps; a KL warm-up over 1,000 steps or over the whole run was not tried."
+    note = "The warm-up loses a little against the next row, on each of the three seeds: not the published direction. The learning rate "
+    note += "warms up in both, over 1,000 steps; a KL warm-up over 1,000 steps or over the whole run was not tried."
     ROWS[f"vae-{name}"] = Row(title, source, "", None, (*DYNAMIC, *iwae(60, *options)), samples=500, note=note * (name == "ablation"))
