@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from keras_vae.console import Console
 from keras_vae.errors import Refusal
 from keras_vae.modalities import tabular
 from keras_vae.noise import Seed
+from keras_vae.sources import arrays
 
 KINDS = (0, 1, 3, 0, 2)  # a number, one that may be missing, three levels, a number, two levels
 SIZE = 9
@@ -376,6 +378,17 @@ def test_D19_nothing_pickled_is_read(tmp_path):
     np.savez(tmp_path / "rows.npz", x=np.array([Payload()] * 4, dtype=object))
     assert "Python objects" in refused("data", f"npz:{tmp_path / 'rows.npz'}")
     assert not (tmp_path / "made").exists()
+
+
+def test_D19_what_unpacks_to_more_than_the_memory_is_refused_by_its_size(tmp_path, monkeypatch):
+    """The directory of the archive says so; nothing of it is unpacked."""
+    with zipfile.ZipFile(tmp_path / "rows.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", b"nothing like that")
+    content = (tmp_path / "rows.npz").read_bytes()
+    at = content.index(b"PK\x01\x02") + 24  # where the directory holds the unpacked size
+    (tmp_path / "rows.npz").write_bytes(content[:at] + (2**32 - 2).to_bytes(4, "little") + content[at + 4 :])
+    monkeypatch.setattr(arrays, "memory", lambda: 2**30)
+    assert "unpacks to 4 GiB" in refused("data", f"npz:{tmp_path / 'rows.npz'}")
 
 
 def test_D20_a_column_without_values_is_refused(tmp_path):

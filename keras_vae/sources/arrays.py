@@ -125,11 +125,22 @@ def read_npz(path: str, key: str = "") -> dict[str, np.ndarray]:
     with file:
         if key and key not in file.files:
             raise Refusal("data", f"the file has no array {key!r}", where=path, why=f"it holds {', '.join(file.files)}")
+        unpacked = sum(part.file_size for part in file.zip.infolist() if not key or part.filename == f"{key}.npy")
+        if unpacked > (most := memory()):
+            why = f"this machine has {most / 2**30:.3g} GiB of memory"
+            raise Refusal(
+                "data", f"the file unpacks to {unpacked / 2**30:,.3g} GiB", path, why, "save its arrays as .npy files, which stay on disk"
+            )
         try:
             return {name: file[name] for name in ([key] if key else file.files)}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
             why = "Python objects are never read" if "allow_pickle" in str(error) else str(error)[:200]
             raise Refusal("data", "cannot read the arrays", where=path, why=why) from None
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read(path: str, modality, options, count: int | None = None) -> np.ndarray:

@@ -1,0 +1,181 @@
+"""Tasks on MNIST (TensorFlow Datasets): what is restored or asked for, beside filters and interpolation on the same test images.
+
+    python benchmarks/tasks/images.py WHAT [--seeds 3]      WHAT: denoise, inpaint, super-resolution, conditional, features, page
+
+Peak signal-to-noise ratios over IMAGES test images, dB; the answer of ours is the one at temperature 0. denoise: one model for both noise
+levels; beside it scipy's 3 x 3 median filter and scikit-image's non-local means, told the level. inpaint: a quarter is missing; nearest
+seen pixel, and cubic interpolation of the seen pixels. super-resolution: nearest and cubic. conditional: the share of samples at
+temperature 1 that a convolutional network, trained on the real images alone, takes for their label. features: accuracy of a linear probe
+and of 5 nearest neighbours on 32 numbers an image, beside PCA's. Results are kept in images.jsonl beside this file; what is there is not
+run again. Needs scikit-image.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).with_suffix(".jsonl")
+IMAGES, LEVELS = 1000, (0.2, 0.4)
+MNIST = {"data.source": "tfds:mnist", "devices.jit": "update", "data.batch_size": 128, "training.steps": 2000}
+GRIDS = {"model.encoder": "Conv(widths=(32, 64), normalization='group')", "model.decoder": "Conv(widths=(64, 32), normalization='group')"}
+
+
+def psnr(answer, x, where=None) -> float:
+    errors = np.square(np.clip(answer, 0.0, 1.0) - x)
+    return float(-10.0 * np.log10(errors[where].mean() if where is not None else errors.mean()))
+
+
+def ours(seed: int, **options):
+    from training import train
+
+    return train({**MNIST, "seed": seed, **options})
+
+
+def spoilt(dataset, task=None) -> tuple[np.ndarray, np.ndarray]:
+    """Test images, and what the task makes of them."""
+    from keras_vae.noise import Seed
+
+    x = np.asarray(dataset.modality.encode(dataset.test[:IMAGES]))
+    return x, np.asarray((task or dataset.task).batch(dataset.modality, x, None, Seed.of(0).fold("spoilt"))["condition"])
+
+
+def answers(vae, dataset, condition) -> np.ndarray:
+    parts = [condition[start : start + 250] for start in range(0, len(condition), 250)]
+    made = np.concatenate([vae.sample(len(part), 0, 0.0, condition=part) for part in parts])
+    return np.asarray(dataset.task.joined(dataset.task.asked(made, condition), made))
+
+
+def denoise(seed: int) -> dict:
+    from scipy.ndimage import median_filter
+    from skimage.restoration import denoise_nl_means
+
+    from keras_vae.tasks import Denoise
+
+    vae, dataset = ours(seed, task=f"Denoise(level=({LEVELS[0] / 2}, {LEVELS[1]}))", **GRIDS)
+    found = {}
+    for level in LEVELS:
+        x, noisy = spoilt(dataset, Denoise(level=level))
+        means = [denoise_nl_means(image[..., 0], 5, 6, 0.8 * level, sigma=level)[..., None] for image in noisy]
+        found |= {f"ours {level}": psnr(answers(vae, dataset, noisy), x), f"noisy {level}": psnr(noisy, x)}
+        found |= {f"median {level}": psnr(median_filter(noisy, (1, 3, 3, 1)), x), f"non-local means {level}": psnr(np.stack(means), x)}
+    return found
+
+
+def inpaint(seed: int) -> dict:
+    from scipy.interpolate import griddata
+    from scipy.ndimage import distance_transform_edt
+
+    vae, dataset = ours(seed, task="Inpaint(share=0.25)", **GRIDS)
+    x, condition = spoilt(dataset)
+    missing, nearest, cubic = condition[..., 1] == 0.0, [], []
+    for image, hole in zip(x[..., 0], missing, strict=True):
+        places = distance_transform_edt(hole, return_distances=False, return_indices=True)
+        nearest.append(image[tuple(places)])
+        filled = image.copy()
+        filled[hole] = griddata(np.argwhere(~hole), image[~hole], np.argwhere(hole), "cubic")
+        cubic.append(np.where(np.isnan(filled), nearest[-1], filled))
+    found = {"ours": answers(vae, dataset, condition)[..., 0], "nearest": np.stack(nearest), "cubic": np.stack(cubic)}
+    return {label: psnr(filled, x[..., 0], missing) for label, filled in found.items()} | {
+        "grey": psnr(np.full_like(x[..., 0], 0.5), x[..., 0], missing)
+    }
+
+
+def super_resolution(seed: int) -> dict:
+    vae, dataset = ours(seed, task="SuperResolution(factor=2)", **GRIDS)
+    x, condition = spoilt(dataset)
+    small = x.reshape(len(x), 14, 2, 14, 2, 1).mean(axis=(2, 4))
+    nearest = small.repeat(2, axis=1).repeat(2, axis=2)
+    return {"ours": psnr(answers(vae, dataset, condition), x), "cubic": psnr(condition, x), "nearest": psnr(nearest, x)}
+
+
+def conditional(seed: int) -> dict:
+    import keras
+
+    vae, dataset = ours(seed, task="conditional", **{"training.steps": 4000, "devices.jit": "on", "data.binarize": "dynamic"})
+    layers = [keras.layers.Conv2D(32, 3, activation="relu"), keras.layers.MaxPooling2D(), keras.layers.Conv2D(64, 3, activation="relu")]
+    layers += [keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(128, activation="relu"), keras.layers.Dense(10)]
+    judge = keras.Sequential(layers)
+    judge.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    keras.utils.set_random_seed(seed)
+    judge.fit(dataset.train / 255.0, dataset.labels["train"], batch_size=128, epochs=2, verbose=0)
+    seen = float(judge.evaluate(dataset.test / 255.0, dataset.labels["test"], verbose=0)[1])
+    label = np.arange(2000) % 10
+    rows = np.concatenate([vae.sample(500, seed=part, condition=np.eye(10, dtype="float32")[label[:500]]) for part in range(4)])
+    return {"samples": float((judge.predict(rows, verbose=0).argmax(axis=1) == label).mean()), "real test images": seen}
+
+
+def features(seed: int) -> dict:
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
+    options = {"model.posterior": "Normal(size=32)", "training.steps": 6000, "devices.jit": "on", "data.binarize": "dynamic"}
+    vae, dataset = ours(seed, **options)
+    random = np.random.default_rng(seed)
+    rows = random.permutation(len(dataset.train))[:10000]
+    images = {"train": dataset.train[rows], "test": dataset.test[:]}
+    labels = {"train": dataset.labels["train"][rows], "test": dataset.labels["test"]}
+    codes = {
+        split: np.concatenate([vae.encode(dataset.modality.encode(part)) for part in np.array_split(raw, 20)])
+        for split, raw in images.items()
+    }
+    pca = PCA(32, random_state=0).fit(images["train"].reshape(len(rows), -1) / 255.0)
+    flat = {split: pca.transform(raw.reshape(len(raw), -1) / 255.0) for split, raw in images.items()}
+    found = {}
+    for name, kind in (("ours", codes), ("PCA", flat)):
+        mean, deviation = kind["train"].mean(axis=0), kind["train"].std(axis=0) + 1e-9
+        scaled = {split: (values - mean) / deviation for split, values in kind.items()}
+        probe = LogisticRegression(max_iter=500).fit(scaled["train"], labels["train"])
+        near = KNeighborsClassifier(5).fit(kind["train"], labels["train"])
+        found |= {
+            f"{name}, linear probe": probe.score(scaled["test"], labels["test"]),
+            f"{name}, 5 neighbours": near.score(kind["test"], labels["test"]),
+        }
+    return found
+
+
+MEASURES = {"denoise": denoise, "inpaint": inpaint, "super-resolution": super_resolution, "conditional": conditional, "features": features}
+
+
+def kept() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def page(lines: list[dict]) -> str:
+    """Means over the seeds and their standard deviation, as Markdown."""
+    text = []
+    for what in MEASURES:
+        rows = [line["figures"] for line in lines if line["what"] == what]
+        if rows:
+            text += [f"**{what}**, {len(rows)} seeds", "", "| | mean | standard deviation |", "|---|---|---|"]
+            for key in rows[0]:
+                values = [row[key] for row in rows]
+                text.append(f"| {key} | {np.mean(values):.3f} | {np.std(values):.3f} |")
+            text.append("")
+    return "\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*MEASURES, "page"])
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    if options.what == "page":
+        print(page(kept()))
+        return
+    done = {(line["what"], line["seed"]) for line in kept()}
+    for seed in range(options.seeds):
+        if (options.what, seed) not in done:
+            started = time.perf_counter()
+            line = {"what": options.what, "seed": seed, "figures": MEASURES[options.what](seed)}
+            line["seconds"] = round(time.perf_counter() - started, 1)
+            print(json.dumps(line), flush=True)
+            with open(RESULTS, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
