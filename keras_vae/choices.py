@@ -38,6 +38,8 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     elif modality.x_levels and components.leaves_open("likelihood", config.model.likelihood, "levels"):
         levels = components.edit(config.model.likelihood, "levels", modality.x_levels)
         choices["likelihood"] = levels, f"the data has {modality.x_levels} grey levels"
+    elif not modality.x_levels and len(modality.shape) == 1 and components.leaves_open("likelihood", config.model.likelihood, "kinds"):
+        choices["likelihood"] = components.edit(config.model.likelihood, "kinds", modality.kinds), "one for each column of the table"
     plain = components.parse(config.model.family)[0] == "VAE"
     on_grid = len(modality.shape) > 1
     small = plain and (not on_grid or (elements <= 1024 and len(given) < 2))

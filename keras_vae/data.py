@@ -259,8 +259,8 @@ def read(path, modality, options: configuration.Data, count: int | None = None) 
     """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture, or a folder of pictures, brought
     to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
     if isinstance(modality, tabular.Table):
-        wanted = str(path).removesuffix(".gz").endswith((".csv", ".tsv", ".txt", ".parquet"))
-        rows = tables.read(str(path), modality, options) if wanted else arrays.read_rows(str(path), options)
+        array = str(path).endswith((".npy", ".npz"))
+        rows = arrays.read_rows(str(path), options, len(modality.columns)) if array else tables.read(str(path), modality, options)
         return modality.check(rows[:count], str(path))
     if folder.is_pictures(path):
         return folder.read(path, modality.shape, modality.levels, options, count)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_vae import components, devices, distributions
 from keras_vae.noise import Seed
+from keras_vae.vae import observed
 
 ROWS = 2000  # rows (records x importance samples) that go through a model at once
 ELEMENTS = 2**21  # of the data in them, at most: activations grow with them
@@ -118,8 +119,8 @@ class Evaluator:
         from sklearn.decomposition import PCA
 
         records = len(getattr(self.dataset, split))
-        records = self.dataset.batch(split, 0, min(records, limit or records))
-        held_out, train = records["x"].numpy(), self.dataset.some("train", 20000)["x"].numpy()
+        records, seen = self.dataset.batch(split, 0, min(records, limit or records)), self.dataset.some("train", 20000)
+        held_out, train = records["x"].numpy(), observed(seen["x"].numpy(), seen.get("mask"))
         per_pixel = self._per_pixel(train)
 
         def alone(batch, row):

@@ -42,7 +42,7 @@ def _column(axes, column, real: np.ndarray, drawn: np.ndarray) -> None:
         for values, shift, color in zip(known, (-0.2, 0.2), ("0.6", "C0"), strict=True):
             shares = [(values == place).sum() / max(1, len(values)) for place in places]
             axes.bar(places + shift, shares, 0.4, color=color)
-        axes.set_xticks(places, [str(column.levels[place])[:8] for place in places], rotation=60, fontsize=5)
+        axes.set_xticks(places, [_plain(column.levels[place], 8) for place in places], rotation=60, fontsize=5)
     else:
         together = np.concatenate(known)
         low, high = np.quantile(together, (0.002, 0.998)) if len(together) else (0.0, 1.0)
@@ -50,8 +50,13 @@ def _column(axes, column, real: np.ndarray, drawn: np.ndarray) -> None:
         for values, color in zip(known, ("0.6", "C0"), strict=True):
             shares = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / max(1, len(values))
             axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=color, alpha=0.6)
-    axes.set_title(column.name[:24], fontsize=8)
+    axes.set_title(_plain(column.name, 24), fontsize=8)
     axes.tick_params(labelsize=6)
+
+
+def _plain(text, length: int) -> str:
+    """The beginning of a text, in which a dollar sign begins no formula."""
+    return str(text)[:length].replace("$", r"\$")
 
 
 def correlations(rows: np.ndarray) -> np.ndarray:

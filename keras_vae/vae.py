@@ -323,9 +323,7 @@ class VAE(keras.Model):
         for kind, why in (("likelihood", self.likelihood.check(x)), ("objective", self.objective.excludes(x))):
             if why:
                 raise Refusal("data", f"the {kind} does not fit the data", why=why, fix=f"python train.py --list {kind}")
-        if mask is not None:
-            seen = np.ma.masked_array(x, np.asarray(mask) == 0.0)
-            x = np.where(seen.mask, seen.mean(axis=0).filled(seen.mean()), x)
+        x = observed(x, mask)
         self.likelihood.adapt(x)
         if self.encoder_shape[1:] == x.shape[1:]:
             self.prior.adapt(x)
@@ -461,6 +459,23 @@ PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "objective")
 
 def _name(part) -> str:
     return type(part).__name__
+
+
+def observed(x: np.ndarray, mask) -> np.ndarray:
+    """x [N, *X] with other records' values of the same element in the place of what `mask` (1 = observed) leaves out, so that each element
+    keeps its mean and its spread; where no record shows an element, the mean of all."""
+    if mask is None:
+        return x
+    shape, seen = x.shape, (np.asarray(mask) > 0.0).reshape(len(x), -1)
+    flat, filled = (
+        x.reshape(len(x), -1),
+        np.full((len(x), seen.shape[1]), x[np.asarray(mask) > 0.0].mean() if seen.any() else 0.0, "float32"),
+    )
+    for element in range(seen.shape[1]):
+        values = flat[seen[:, element], element]
+        if len(values):
+            filled[:, element] = np.where(seen[:, element], flat[:, element], np.resize(values, len(x)))
+    return filled.reshape(shape)
 
 
 def as_batch(data) -> dict:

@@ -45,8 +45,9 @@ class Fitted:
     levels: tuple = ()
     values: tuple = ()
     scores: tuple = ()
+    ends: tuple = ()  # the least and the greatest value
     whole: bool = False  # whether all values are whole numbers
-    missing: bool = False  # whether one was missing
+    missing: bool = False  # whether one was missing, in any split
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class Table:
         starts = np.cumsum([0, *self.widths])[self._numbers]
         (scores, slopes), (values, _) = self._curve("scores", "values"), self._curve("values", "scores")
         found = _along(tf.gather(x, starts, axis=1), scores, values, slopes, False)
+        ends = np.array([self.columns[place].ends for place in self._numbers], "float32")
+        found = tf.clip_by_value(found, ends[:, 0], ends[:, 1])  # no count below zero that never was one
         whole = np.array([self.columns[place].whole for place in self._numbers])
         return tf.where(whole, tf.round(found), found)
 
@@ -201,7 +204,7 @@ class Table:
                 wanted = f"a place of a level, 0 to {most} ({OTHER})" if column.kind == "category" else "a finite number"
                 raise Refusal("data", f"row {row} has {values[row]:g} in column {column.name!r}", where, f"the model takes {wanted}")
             if not column.missing and not known.all():
-                why = "no training record had one missing"
+                why = "no record of the run's own data had one missing"
                 fix = "fill it (a run of --task impute does), or leave the row out"
                 raise Refusal("data", f"row {int((~known).argmax())} has no value in column {column.name!r}", where, why, fix)
         return raw
@@ -223,7 +226,7 @@ class Table:
                 right, said = tf.abs(tf.where(tf.math.is_nan(value), 0.0, value)) < math.inf, f"column {column.name!r} must be finite"
             found.append(tf.debugging.Assert(tf.reduce_all(right), [said]))
             if not column.missing:
-                said = f"column {column.name!r} must not be missing: in training it never was"
+                said = f"column {column.name!r} must not be missing: in the run's own data it never was"
                 found.append(tf.debugging.Assert(~tf.reduce_any(tf.math.is_nan(value)), [said]))
         return found
 
@@ -247,15 +250,16 @@ class Table:
         """How far raw answers lie apart, beside their size. A level may be another where two are as likely: of one in fifty at most."""
         if served.shape != live.shape:
             return math.inf
-        worst = 0.0
+        worst, few = 0.0, max(1.0, len(live) / 50)
         for place, column in enumerate(self.columns):
             ours, theirs = live[:, place], served[:, place]
-            if (np.isnan(ours) != np.isnan(theirs)).sum() > len(ours) / 50:
+            if (np.isnan(ours) != np.isnan(theirs)).sum() > few:
                 return math.inf
             apart = np.abs(np.nan_to_num(ours) - np.nan_to_num(theirs))
-            if column.levels or column.whole:  # a number may round either way
-                worst = max(worst, math.inf if (apart > (0.0 if column.levels else 1.0)).sum() > len(ours) / 50 else 0.0)
-            else:
+            if column.levels:
+                worst = max(worst, math.inf if (apart > 0.0).sum() > few else 0.0)
+            else:  # a whole number may round either way
+                apart = np.maximum(apart - float(column.whole), 0.0)
                 worst = max(worst, float(apart.max(initial=0.0) / max(1.0, np.nanmax(np.abs(ours), initial=0.0))))
         return worst
 
@@ -307,7 +311,7 @@ def _cell(column: Fitted, value: float) -> str:
     if column.kind == "date":
         days = min(max(round(float(value)), -719162), 2932896)  # of the years 1 to 9999
         return (EPOCH + datetime.timedelta(days=days)).isoformat()
-    return f"{value:.0f}" if column.whole else f"{value:.7g}"
+    return f"{value:.0f}" if column.whole and value == round(float(value)) else f"{value:.7g}"
 
 
 def _described(column: Fitted, values: np.ndarray) -> str:
@@ -325,7 +329,7 @@ def fit(columns: tuple[Column, ...], records: dict, scaled: str = "auto") -> tup
     `Refusal` (data) for a column that is empty."""
     found, recoded = [], {split: np.array(rows, "float32") for split, rows in records.items()}
     for place, column in enumerate(columns):
-        train = records["train"][:, place]
+        train, gaps = records["train"][:, place], any(np.isnan(rows[:, place]).any() for rows in records.values())
         if np.isnan(train).all():
             fix = f"--data.drop {column.name!r}"
             raise Refusal(
@@ -339,11 +343,9 @@ def fit(columns: tuple[Column, ...], records: dict, scaled: str = "auto") -> tup
             for rows in recoded.values():
                 known = ~np.isnan(rows[:, place])
                 rows[known, place] = to[rows[known, place].astype(np.int64)]
-            found.append(
-                Fitted(column.name, "category", tuple(column.levels[level] for level in kept), missing=bool(np.isnan(train).any()))
-            )
+            found.append(Fitted(column.name, "category", tuple(column.levels[level] for level in kept), missing=gaps))
         else:
-            found.append(fitted(column, train, scaled))
+            found.append(fitted(column, train, scaled, gaps))
     return Table(tuple(found), scaled), recoded
 
 
@@ -351,31 +353,32 @@ def refitted(table: Table, train: np.ndarray, scaled: str) -> Table:
     """The same columns with their numbers scaled in another way; rows stay as they are."""
     rows = train[np.arange(len(train))]
     columns = [
-        column if column.kind == "category" else fitted(column, rows[:, place], scaled) for place, column in enumerate(table.columns)
+        column if column.kind == "category" else fitted(column, rows[:, place], scaled, column.missing)
+        for place, column in enumerate(table.columns)
     ]
     return dataclasses.replace(table, columns=tuple(columns), scaled=scaled)
 
 
-def fitted(column, train: np.ndarray, scaled: str) -> Fitted:
-    """A column of numbers, given the training values [N]."""
+def fitted(column, train: np.ndarray, scaled: str, gaps: bool) -> Fitted:
+    """A column of numbers, given the training values [N], and whether any record has none."""
     kind = "date" if column.kind == "date" else "number"
     known = np.sort(train[~np.isnan(train)].astype("float64"))
     values, counts = np.unique(known, return_counts=True)
-    common = {"whole": bool((values == np.round(values)).all()), "missing": len(known) < len(train)}
+    common = {"ends": (float(known[0]), float(known[-1])), "whole": bool((values == np.round(values)).all()), "missing": gaps}
     if scaled == "standard":
         mean, deviation = known.mean(), known.std() or 1.0
         return Fitted(column.name, kind, (), (mean - deviation, mean + deviation), (-1.0, 1.0), **common)
     if kind == "number" and 2 <= len(values) <= FEW and len(known) >= OFTEN * len(values):
         return Fitted(column.name, "few", tuple(values.tolist()), **common)
     n, deviation = len(known), known.std() or 1.0
-    ends = np.cumsum(counts) / n
-    starts = ends - counts / n
-    middles = 0.5 * (starts + ends)
+    stops = np.cumsum(counts) / n
+    starts = stops - counts / n
+    middles = 0.5 * (starts + stops)
     atoms = counts / n >= ATOM
     chosen = {*np.searchsorted(middles, np.linspace(0.0, 1.0, KNOTS)).clip(0, len(values) - 1).tolist(), *np.flatnonzero(atoms).tolist(), 0}
     knots = []
     for place in sorted(chosen):
-        shares = (starts[place], ends[place]) if atoms[place] else (middles[place],)
+        shares = (starts[place], stops[place]) if atoms[place] else (middles[place],)
         knots += [(float(values[place]), NormalDist().inv_cdf(min(max(share, 0.5 / n), 1.0 - 0.5 / n))) for share in shares]
     (least, lowest), (greatest, highest) = knots[0], knots[-1]
     knots = [(least - FAR * deviation, lowest - FAR), *knots, (greatest + FAR * deviation, highest + FAR)]

@@ -146,11 +146,7 @@ def memory() -> int:
 def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
     """The first `count` records in a .npy or .npz file, brought to what a model takes as the data of its run was."""
     if str(path).endswith(".npz"):
-        records, _, _ = _named(read_npz(str(path)), str(path))
-        if len(records) > 1:
-            fix = "save the records you mean as a .npy file"
-            raise Refusal("data", "which array?", where=str(path), why=f"the file holds splits: {', '.join(records)}", fix=fix)
-        array = next(iter(records.values()))
+        array = _only(str(path))
     else:
         array = read_npy(str(path))
     array = np.asarray(array[:count])
@@ -166,14 +162,22 @@ def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
     return modality.check(array, str(path))
 
 
-def read_rows(path: str, options) -> np.ndarray:
-    """The rows [N, D] in a .npy or .npz file, without the columns that the run left out."""
+def _only(path: str) -> np.ndarray:
+    """The records in a .npz file that has no splits."""
+    records, _, _ = _named(read_npz(path), path)
+    if len(records) > 1:
+        fix = "save the records you mean as a .npy file"
+        raise Refusal("data", "which array?", where=path, why=f"the file holds splits: {', '.join(records)}", fix=fix)
+    return next(iter(records.values()))
+
+
+def read_rows(path: str, options, columns: int) -> np.ndarray:
+    """The rows [N, D] in a .npy or .npz file, without what a run of so many `columns` left out."""
     if path.endswith(".npz"):
-        records, _, _ = _named(read_npz(path), path)
-        array = records.get("all", next(iter(records.values())))
+        array = _only(path)
     else:
         array = read_npy(path)
-    return tables.without_dropped(np.asarray(array), options, path)
+    return tables.without_dropped(np.asarray(array), options, columns)
 
 
 def _named(arrays: dict, where: str) -> tuple[dict, dict, tuple]:

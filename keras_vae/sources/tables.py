@@ -4,11 +4,15 @@ A cell that is empty, or NA, N/A, NaN, null, None or ?, is a missing value. A co
 numbers, of which all are dates (2026-01-31) one of dates, else one of categories.
 """
 
+import contextlib
 import csv
 import datetime
 import gzip
+import io
+import itertools
 import math
 import os
+import zlib
 
 import numpy as np
 
@@ -39,6 +43,9 @@ def is_table(records: dict) -> bool:
 
 def find_rows(records: dict, labels: dict, classes: tuple, options, where: str) -> Found:
     """Of arrays [N, D] of numbers by split; NaN is a missing value."""
+    if options.label:
+        fix = "call an array of class numbers y, or use csv:FILE"
+        raise Refusal("usage", "data.label names a column of a CSV or Parquet file, and the rows are arrays", "data.label", fix=fix)
     found = Found({}, {}, 0, classes=classes)
     widths = {array.shape[1] for array in records.values()}
     if len(widths) > 1 or widths == {0}:
@@ -60,20 +67,22 @@ def find_rows(records: dict, labels: dict, classes: tuple, options, where: str) 
     return found
 
 
-def without_dropped(rows: np.ndarray, options, path: str) -> np.ndarray:
-    """Rows from outside [N, D], or [N, D - dropped], as the run takes them."""
-    dropped = {int(name.removeprefix("column ")) for name in _dropped(options)}
-    if rows.ndim != 2 or not dropped or rows.shape[1] <= max(dropped):
+def without_dropped(rows: np.ndarray, options, columns: int) -> np.ndarray:
+    """Rows from outside as a run of so many `columns` takes them: with or without what it dropped."""
+    dropped = [name for name in _dropped(options) if name.removeprefix("column ").isdigit()]
+    if rows.ndim != 2 or rows.shape[1] != columns + len(dropped):
         return rows
-    return np.delete(rows, sorted(dropped), axis=1)
+    return np.delete(rows, [int(name.removeprefix("column ")) for name in dropped], axis=1)
 
 
 def read(path: str, table, options) -> np.ndarray:
     """The rows of a file from outside, by the columns of `table`. `Refusal` (data) for a column that is not there, or that no run knows."""
-    if path.endswith(".parquet"):
+    if path.lower().endswith(".parquet"):
         names, cells = _read_parquet(path)
     else:
-        names, cells, _, _ = _read_csv(path, options)
+        names, cells, _, bad = _read_csv(path, options, known=[column.name for column in table.columns])
+        if bad:
+            raise Refusal("data", f"{bad[0]['name']} is no row of the table", path, bad[0]["why"], "mend it: each row is answered")
     known, own = [column.name for column in table.columns], {*_dropped(options), *([options.label] if options.label else [])}
     if lacking := [name for name in known if name not in names]:
         raise Refusal("data", f"the file has no column {lacking[0]!r}", path, f"it has {', '.join(names[:12])}")
@@ -97,30 +106,38 @@ def read(path: str, table, options) -> np.ndarray:
     return rows
 
 
-def _read_csv(path: str, options) -> tuple[list[str], list[list], list, list]:
-    """Names, the cells of each column as text or None, notes for the card, and rows left out."""
-    opener = gzip.open if path.endswith(".gz") else open
+def _read_csv(path: str, options, known: list[str] | None = None) -> tuple[list[str], list[list], list, list]:
+    """Names, the cells of each column as text or None, notes for the card, and rows left out. `known`: the names a run has."""
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            return _cells(file, path, options, [])
-    except UnicodeDecodeError:
-        with opener(path, "rt", encoding="latin-1", newline="") as file:
-            return _cells(file, path, options, [("note", "the file is not UTF-8, and was read as Latin-1")])
-    except (OSError, EOFError) as error:
+        with _opened(path) as file:
+            start = file.read(4096)
+        encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        try:
+            with _opened(path) as file:
+                return _cells(io.TextIOWrapper(file, encoding, newline=""), path, options, [], known)
+        except UnicodeDecodeError:
+            with _opened(path) as file:
+                notes = [("note", "the file is not UTF-8, and was read as Latin-1")]
+                return _cells(io.TextIOWrapper(file, "latin-1", newline=""), path, options, notes, known)
+    except (OSError, EOFError, zlib.error) as error:
         raise Refusal("data", "cannot read the file", path, str(error)[:200]) from None
 
 
-def _cells(file, path: str, options, notes: list) -> tuple:
-    first = file.readline(LONGEST)
-    if not first.strip():
+def _opened(path: str):
+    return (gzip.open if path.endswith(".gz") else open)(path, "rb")
+
+
+def _cells(file, path: str, options, notes: list, known: list[str] | None) -> tuple:
+    lines = _lines(file, path)
+    first = list(itertools.islice(lines, 20))
+    if not first or not first[0].strip():
         raise Refusal("data", "the file is empty, or begins with an empty line", path)
-    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
-    file.seek(0)
-    reader, rows, bad = csv.reader(_lines(file, path), delimiter=delimiter, strict=True), [], []
+    delimiter, lines = _delimiter(first), itertools.chain(first, lines)
+    reader, rows, bad = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True), [], []
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
-            if not any(cells):
+            if not row:
                 continue
             if rows and len(cells) != len(rows[0]):
                 why = f"it has {len(cells)} cells, the first has {len(rows[0])}"
@@ -130,6 +147,8 @@ def _cells(file, path: str, options, notes: list) -> tuple:
                 bad.append({"name": f"line {reader.line_num}", "why": why})
                 continue
             rows.append(cells)
+            if len(rows) == 1 and not any(cells):
+                raise Refusal("data", "the first line has no names", path)
     except csv.Error as error:
         raise Refusal("data", f"line {reader.line_num} is no row of a CSV file", path, str(error)) from None
     if len(bad) > max(10, len(rows) // 100):
@@ -139,8 +158,12 @@ def _cells(file, path: str, options, notes: list) -> tuple:
             path,
             f"{bad[0]['name']}: {bad[0]['why']}",
         )
-    names, body = (rows[0], rows[1:]) if _is_header(rows) else ([f"column {number}" for number in range(len(rows[0]))], rows)
-    if names is not rows[0]:
+    header = rows[0] == known or _is_header(rows)
+    names, body = (rows[0], rows[1:]) if header else ([f"column {number}" for number in range(len(rows[0]))], rows)
+    if header and not names[0]:
+        names = ["column 0", *names[1:]]  # the numbers that pandas writes in front
+        notes = [*notes, ("note", "the first column has no name; if it counts the rows: --data.drop 'column 0'")]
+    if not header:
         notes = [*notes, ("note", "the first line looks like a row, not like names: the columns are numbered from 0")]
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise Refusal("data", f"two columns are called {twice[0]!r}", path, "a column is known by its name", "rename one")
@@ -167,21 +190,43 @@ def _lines(file, path: str):
         yield line
 
 
+def _delimiter(lines: list[str]) -> str:
+    """What cuts the first lines into the same number of cells, the more the better; what cuts most in the first line if nothing does."""
+
+    def cells(mark: str) -> list[int]:
+        with contextlib.suppress(csv.Error):
+            return [len(row) for row in csv.reader(lines, delimiter=mark, skipinitialspace=True) if row]
+        return [0]
+
+    counts = {mark: cells(mark) for mark in DELIMITERS}
+    return max(DELIMITERS, key=lambda mark: (len(set(counts[mark])) == 1 and counts[mark][0] > 1, counts[mark][0]))
+
+
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first line is one of names: each cell different, none empty or a number, and none found again in its own column."""
-    first = rows[0]
-    if len(set(first)) < len(first) and not all(_number(cell) is None for cell in first):
+    """Whether the first line is one of names: words above numbers, or words of which none is found again in its own column; or it counts the
+    columns. The first may be empty, as pandas writes it."""
+    first, body = rows[0], rows[1:1000]
+    if first in ([str(number) for number in range(start, start + len(first))] for start in (0, 1)) and len(first) > 1:
+        return True
+    if not all(cell and _number(cell) is None for cell in first[1:]) or (first[0] and _number(first[0]) is not None):
         return False
-    return all(cell and _number(cell) is None and all(row[place] != cell for row in rows[1:1000]) for place, cell in enumerate(first))
+    columns = [[row[place] for row in body if row[place].lower() not in MISSING] for place in range(len(first))]
+    if any(column and all(_number(cell) is not None for cell in column) for column in columns):
+        return True
+    return all(cell not in column for cell, column in zip(first, columns, strict=True))
 
 
 def _read_parquet(path: str) -> tuple[list[str], list[list]]:
     try:
+        import pyarrow
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise Refusal("environment", "Parquet files need pyarrow", path, fix='pip install "keras_vae[tabular]"') from None
     try:
         table = parquet.read_table(path)
+        for place, field in enumerate(table.schema):
+            if pyarrow.types.is_timestamp(field.type):  # nanoseconds have no Python object
+                table = table.set_column(place, field.name, table[place].cast(pyarrow.timestamp("us"), safe=False))
     except (OSError, ArrowException) as error:
         raise Refusal("data", "cannot read the Parquet file", path, str(error)[:200]) from None
     names = [str(name) for name in table.column_names]
@@ -201,7 +246,7 @@ def _plain(value, name: str, path: str):
     if isinstance(value, int | float):
         return value
     if isinstance(value, datetime.date):  # a datetime is one too
-        return (value.date() if isinstance(value, datetime.datetime) else value).isoformat()
+        return value.isoformat()
     if isinstance(value, str):
         return None if value.strip().lower() in MISSING else value.strip()
     try:
@@ -214,15 +259,16 @@ def _plain(value, name: str, path: str):
 
 def _number(cell) -> float | None:
     try:
-        return float(cell)
+        return None if "_" in str(cell) else float(cell)  # to Python 1_2 is a number
     except ValueError:
         return None
 
 
 def _day(cell) -> float | None:
-    """Days since 1970-01-01."""
+    """Days since 1970-01-01; of a time of day the part of the day that has passed."""
     try:
-        return float((datetime.date.fromisoformat(str(cell)[:10]) - EPOCH).days) if str(cell)[4:5] == "-" else None
+        when = datetime.datetime.fromisoformat(str(cell)).replace(tzinfo=None) if str(cell)[4:5] == "-" else None
+        return None if when is None else (when - datetime.datetime.combine(EPOCH, datetime.time())) / datetime.timedelta(days=1)
     except ValueError:
         return None
 
