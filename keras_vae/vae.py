@@ -462,20 +462,17 @@ def _name(part) -> str:
 
 
 def observed(x: np.ndarray, mask) -> np.ndarray:
-    """x [N, *X] with other records' values of the same element in the place of what `mask` (1 = observed) leaves out, so that each element
-    keeps its mean and its spread; where no record shows an element, the mean of all."""
+    """x [N, *X] with values of other records in the place of what `mask` (1 = observed) leaves out, so that each element keeps its mean and
+    about its spread; where no record shows an element, the mean of all."""
     if mask is None:
         return x
-    shape, seen = x.shape, (np.asarray(mask) > 0.0).reshape(len(x), -1)
-    flat, filled = (
-        x.reshape(len(x), -1),
-        np.full((len(x), seen.shape[1]), x[np.asarray(mask) > 0.0].mean() if seen.any() else 0.0, "float32"),
-    )
-    for element in range(seen.shape[1]):
-        values = flat[seen[:, element], element]
-        if len(values):
-            filled[:, element] = np.where(seen[:, element], flat[:, element], np.resize(values, len(x)))
-    return filled.reshape(shape)
+    seen, filled = (np.asarray(mask) > 0.0).reshape(len(x), -1), x.reshape(len(x), -1).copy()
+    middle = filled[seen].mean() if seen.any() else 0.0
+    for values, shown in zip(filled.T, seen.T, strict=True):
+        known, hidden = values[shown], np.count_nonzero(~shown)
+        drawn = np.resize(known, hidden) if len(known) else np.full(hidden, middle)
+        values[~shown] = drawn + (known.mean() - drawn.mean() if len(known) and hidden else 0.0)
+    return filled.reshape(x.shape)
 
 
 def as_batch(data) -> dict:

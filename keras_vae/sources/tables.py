@@ -203,8 +203,8 @@ def _delimiter(lines: list[str]) -> str:
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first line is one of names: words above numbers, or words of which none is found again in its own column; or it counts the
-    columns. The first may be empty, as pandas writes it."""
+    """Whether the first line is one of names: words above numbers, or words of which none is found again in its own column; or it counts
+    the columns. The first may be empty, as pandas writes it."""
     first, body = rows[0], rows[1:1000]
     if first in ([str(number) for number in range(start, start + len(first))] for start in (0, 1)) and len(first) > 1:
         return True
