@@ -193,7 +193,8 @@ def test_standard_scores_are_deviations_from_the_mean(people):
     assert abs(score.mean()) < 1e-4 and score.std() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_values_never_seen_are_taken_too(people):
+def test_D20_values_never_seen_are_taken_too(people):
+    """A level, or a value, was not in the training records."""
     row = np.repeat(people.train[:1], 3, axis=0)
     row[:, 1], row[:, 2] = 1.0, 0.0
     row[:, 0] = -1e7, 1e7, 30.0
@@ -262,24 +263,28 @@ def test_a_csv_file_is_read_by_its_names(people):
 @pytest.mark.parametrize("delimiter", ";\t|")
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 def test_D18_another_delimiter_and_a_byte_order_mark(delimiter, bom, tmp_path, people):
+    """A CSV file has another delimiter, or a byte order mark."""
     content = "\n".join(lines()).replace(",", delimiter).encode()
     dataset = load(saved(tmp_path / "people.csv", bom + content))
     assert dataset.modality == people.modality and np.array_equal(dataset.train, people.train, equal_nan=True)
 
 
 def test_D18_a_compressed_file_and_other_line_ends(tmp_path, people):
+    """A CSV file is compressed, or has other line ends."""
     path = tmp_path / "people.csv.gz"
     path.write_bytes(gzip.compress("\r\n".join(lines()).encode()))
     assert load(f"csv:{path}").modality == people.modality
 
 
 def test_D18_latin_1(tmp_path):
+    """A CSV file is in Latin-1."""
     rows = [row.replace("Rome", "Zürich") for row in lines()]
     dataset = load(saved(tmp_path / "rows.csv", "\n".join(rows).encode("latin-1")))
     assert "Zürich" in dataset.modality.columns[2].levels and "Latin-1" in notes(dataset, "note")
 
 
 def test_D18_ragged_rows_are_named_by_their_line(tmp_path):
+    """A CSV file has rows with too many or too few cells."""
     rows = lines(60)
     rows[7] += ",5"
     rows[20] = rows[20].rpartition(",")[0]
@@ -291,27 +296,32 @@ def test_D18_ragged_rows_are_named_by_their_line(tmp_path):
 
 
 def test_D18_too_many_ragged_rows_are_refused_even_then(tmp_path):
+    """Many rows of a CSV file have another number of cells."""
     rows = lines(100)
     rows[10:40] = [row + ",5" for row in rows[10:40]]
     assert "30 of" in refused("data", saved(tmp_path / "rows.csv", rows), on_bad_record="skip")
 
 
 def test_D18_without_a_header_columns_are_numbered(tmp_path, people):
+    """A CSV file has no line of names."""
     dataset = load(saved(tmp_path / "rows.csv", lines()[1:]))
     assert [column.name for column in dataset.modality.columns] == [f"column {number}" for number in range(6)]
     assert "looks like a row" in notes(dataset, "note") and len(dataset.train) == len(people.train)
 
 
 def test_D18_a_header_of_words_over_words_is_one(tmp_path):
+    """A CSV file has names above words."""
     rows = ["colour,shape", *[f"{['red', 'blue'][n % 2]},{['round', 'square', 'flat'][n % 3]}" for n in range(60)]]
     assert [column.name for column in load(saved(tmp_path / "rows.csv", rows)).modality.columns] == ["colour", "shape"]
 
 
 def test_D18_two_columns_of_one_name_are_refused(tmp_path):
+    """Two columns of a CSV file have one name."""
     assert "'age'" in refused("data", saved(tmp_path / "rows.csv", ["age,age", "1,2", "3,4"]))
 
 
 def test_D18_a_line_without_end_is_not_read(tmp_path):
+    """A line of a CSV file is a gigabyte long."""
     path = tmp_path / "rows.csv"
     with open(path, "w") as file:
         file.write("a,b\n1,2\n3,")
@@ -321,10 +331,12 @@ def test_D18_a_line_without_end_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"a,b\n", b'a,b\n1,"2\n3,4\n'])
 def test_D18_a_file_without_rows_is_refused(content, tmp_path):
+    """A CSV file is empty, has names alone, or a quotation mark that never ends."""
     refused("data", saved(tmp_path / "rows.csv", content))
 
 
 def test_D18_infinite_numbers_are_named(tmp_path):
+    """A cell of a CSV file is infinite."""
     rows = lines(60)
     rows[5] = "inf" + rows[5][rows[5].index(",") :]
     source = saved(tmp_path / "rows.csv", rows)
@@ -333,6 +345,7 @@ def test_D18_infinite_numbers_are_named(tmp_path):
 
 
 def test_D19_parquet_is_read_as_csv_is(tmp_path, people):
+    """A table is a Parquet file with types of its own."""
     import pyarrow
     from pyarrow import parquet
 
@@ -347,6 +360,7 @@ def test_D19_parquet_is_read_as_csv_is(tmp_path, people):
 
 
 def test_D19_what_parquet_holds_beside_cells_is_refused(tmp_path):
+    """A Parquet file holds lists, is damaged, or is not there."""
     import pyarrow
     from pyarrow import parquet
 
@@ -359,6 +373,7 @@ def test_D19_what_parquet_holds_beside_cells_is_refused(tmp_path):
 
 
 def test_D19_rows_of_numbers_in_arrays(tmp_path):
+    """An array of rows has gaps, or infinite numbers."""
     x = np.random.default_rng(0).normal(size=(200, 4))
     x[5, 1] = np.nan
     np.savez(tmp_path / "rows.npz", x=x, y=np.arange(200) % 3)
@@ -371,6 +386,8 @@ def test_D19_rows_of_numbers_in_arrays(tmp_path):
 
 
 def test_D19_nothing_pickled_is_read(tmp_path):
+    """A .npz file holds a pickle that would run code."""
+
     class Payload:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "made"),))
@@ -381,7 +398,9 @@ def test_D19_nothing_pickled_is_read(tmp_path):
 
 
 def test_D19_what_unpacks_to_more_than_the_memory_is_refused_by_its_size(tmp_path, monkeypatch):
-    """The directory of the archive says so; nothing of it is unpacked."""
+    """A .npz file unpacks to more than the memory holds.
+
+    The directory of the archive says so; nothing of it is unpacked."""
     with zipfile.ZipFile(tmp_path / "rows.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", b"nothing like that")
     content = (tmp_path / "rows.npz").read_bytes()
@@ -392,12 +411,14 @@ def test_D19_what_unpacks_to_more_than_the_memory_is_refused_by_its_size(tmp_pat
 
 
 def test_D20_a_column_without_values_is_refused(tmp_path):
+    """A column has no value at all."""
     rows = [NAMES + ",empty", *[row + "," for row in lines(50)[1:]]]
     assert "'empty' is empty" in refused("data", saved(tmp_path / "rows.csv", rows))
     assert load(saved(tmp_path / "rows.csv", rows), drop="empty").modality.raw_shape == (6,)
 
 
 def test_D20_too_many_levels_are_refused_with_advice(tmp_path):
+    """A category has more than a thousand levels."""
     rows = ["id,value", *[f"user-{number},{number}" for number in range(1500)]]
     source = saved(tmp_path / "rows.csv", rows)
     assert "1,500 different texts" in refused("data", source) and "--data.drop" in refused("data", source)
@@ -405,6 +426,7 @@ def test_D20_too_many_levels_are_refused_with_advice(tmp_path):
 
 
 def test_D20_a_word_among_numbers_is_named(tmp_path):
+    """One word stands among a thousand numbers."""
     rows = ["a,b", *[f"{number},{number * 2}" for number in range(1200)]]
     rows[700] = "oops,3"
     assert "'oops'" in refused("data", saved(tmp_path / "rows.csv", rows))
@@ -434,15 +456,18 @@ def test_the_time_of_a_day_is_a_part_of_it(tmp_path):
 
 @pytest.mark.parametrize("header", ["size,m;weight,kg;age,y", '"size, m";"weight";"age"'])
 def test_D18_a_mark_within_cells_does_not_cut_them(header, tmp_path):
+    """Names in a CSV file hold another delimiter."""
     rows = [header, *[f"{number};{number}.5;{number % 9}" for number in range(40)]]
     assert load(saved(tmp_path / "rows.csv", rows)).modality.raw_shape == (3,)
 
 
 def test_D18_utf_16(tmp_path, people):
+    """A CSV file is in UTF-16."""
     assert load(saved(tmp_path / "people.csv", "\n".join(lines()).encode("utf-16"))).modality == people.modality
 
 
 def test_D18_a_damaged_compressed_file(tmp_path):
+    """A compressed CSV file is damaged."""
     whole = bytearray(gzip.compress("\n".join(lines()).encode()))
     whole[400:420] = bytes(20)
     (tmp_path / "people.csv.gz").write_bytes(whole)
@@ -450,7 +475,7 @@ def test_D18_a_damaged_compressed_file(tmp_path):
 
 
 def test_D20_a_gap_that_only_a_test_record_has_is_a_gap():
-    """It is no other level, and no value."""
+    """A value is missing in a test record alone: it is no other level, and no value."""
     columns = tabular.Column("a", "number"), tabular.Column("b", "category", ("u", "v")), tabular.Column("c", "number")
     random = np.random.default_rng(0)
     train = np.stack([random.normal(size=60), random.integers(0, 2, 60), random.integers(0, 3, 60)], axis=1)
