@@ -112,7 +112,7 @@ def refused(*places):
 
 def test_everything_a_reader_looks_for_is_there(run):
     found, root = text(run()), tree(run())
-    for word in ("−85.80", "−93.50", "1.9300", "0.00840", "nats", "K = 100", "2,200,672", "3,210 images/s", "72.0", "2.21.0"):
+    for word in ("−85.80", "−93.50", "1.9300", "0.00840", "nats", "K = 100", "2,200,672", "3,210 records/s", "72.0", "2.21.0"):
         assert word in found, word
     for word in ("python train.py --name digits", "1,297 train", "unit 1", "cat", "dog", "decided from the data", "Binomial(levels=17)"):
         assert word in found, word

@@ -60,7 +60,7 @@ def test_the_option_that_is_named_is_the_one_for_what_takes_the_time(wait, evalu
     shares = {"wait_share": wait, "step_share": step, "evaluate_share": evaluate, "checkpoint_share": checkpoint}
     figures = {**FIGURES, **shares, "flops_per_second": reached * FIGURES["product_flops_per_second"]}
     (_, said), (_, advice) = speed.verdict(figures, config)
-    assert word in advice and f"{wait:.0%} waiting" in said and f"({reached:.0%})" in said and "10,000 images/s" in said
+    assert word in advice and f"{wait:.0%} waiting" in said and f"({reached:.0%})" in said and "10,000 records/s" in said
 
 
 def test_shares_are_of_the_loop_and_add_up():
