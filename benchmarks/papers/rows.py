@@ -68,6 +68,9 @@ ROWS = {
             *("--model.posterior", "Normal(size=40)", "--model.prior", "Vamp(components=500)"),
             *("--model.objective", "ELBO(warmup=10000)", "--training.epochs", "100", "--training.patience", "40"),
         ),
+        samples=500,
+        note="The published figure has K = 5,000, and the bound grows with K; half an hour was not enough for that here. The "
+        "run was evaluated in a process of its own, 3.4 of its minutes.",
     ),
     "hour": Row(
         "the best of ours in one hour of two CPU cores, dynamic binarisation",
