@@ -475,7 +475,8 @@ class Columns(Likelihood):
     """p(x|z) of a table's row: N(output, sigma^2) for a number, sigmoid(output) for whether it is there, softmax(outputs) for levels.
 
     `kinds`, a number for each column (0: all are numbers): 0 for a number, 1 for one that may be missing, k for k levels. Each number has
-    its own sigma, "learned" or "predicted", and at least `floor`. Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al.
+    its own sigma, "learned" or "predicted", and at least `floor`: of a column that hardly ever changes a change would else cost millions
+    of nats, and outweigh all others. Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al.
     2020). Use it for tables.
     """
 
@@ -486,7 +487,7 @@ class Columns(Likelihood):
         self,
         kinds: Width | tuple[Width, ...] = 0,
         sigma: Literal["learned", "predicted"] = "learned",
-        floor: Positive = 1e-3,
+        floor: Positive = 0.1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -542,7 +543,7 @@ class Columns(Likelihood):
             mean[at.flags] = _log_odds(given[at.flags])
             levels = (np.clip(given[at.levels], 0.0, 1.0) * count + 1.0 / at.sizes[:, None]) / (count + 1.0)
             mean[at.levels[at.real]] = np.log(levels)[at.real]
-        log_sigma = 0.5 * np.log(variance + TINY)
+        log_sigma = np.log(np.maximum(np.sqrt(variance) - self.floor, 0.01 * self.floor))
         if self.sigma == "learned":
             self.log_sigma.assign(log_sigma)
             self.bias.assign(mean)

@@ -222,7 +222,7 @@ def headline(run: Result) -> Markup:
     tiles = (
         *asked(run),
         *bounds,
-        ("reconstruction error", figure(value["test.reconstruction_error"], 5), "", "mean squared error per element, x in [0, 1]"),
+        ("reconstruction error", figure(value["test.reconstruction_error"], 5), "", "mean squared error per element of x"),
         (
             "active units",
             figure(value["test.active_units"], 0),

@@ -229,7 +229,7 @@ class Impute(Task):
     def prepared(self, modality, train):
         if len(modality.shape) != 1:
             raise Refusal("usage", "Impute is for tables", "task", "the records are images", "--task inpaint fills what is missing in them")
-        return dataclasses.replace(modality, gaps="unknown")
+        return modality.for_imputation(train)
 
     def batch(self, modality, x, label, seed):
         known = tf.cast(~tf.math.is_nan(x), tf.float32)

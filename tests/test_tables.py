@@ -137,6 +137,18 @@ def test_adapt_makes_the_model_of_independent_columns(kinds, sigma):
     assert likelihood.slope().shape == (at.size,) and (likelihood.slope() > 0).all()
 
 
+def test_a_column_that_hardly_ever_changes_does_not_outweigh_the_others():
+    x = np.random.default_rng(0).normal(size=(500, 4)).astype("float32")
+    x[:, 2] = 0.0
+    likelihood = likelihoods.Columns()
+    likelihood.event_shape = (4,)
+    likelihood.build((None, 1))
+    likelihood.adapt(x)
+    x[0, 2] = 3.0
+    surprise = -likelihood.reference(len(x)).element_log_prob(x).numpy()
+    assert 100 < surprise[0, 2] < 1000, "it is an odd row, and not the only thing that counts"
+
+
 def test_levels_that_are_none_do_not_fit():
     vae = build((SIZE,), likelihood=f"Columns(kinds={KINDS})", encoder="Dense(widths=(8,))", decoder="Dense(widths=(8,))")
     with pytest.raises(Refusal, match="does not fit the data"):

@@ -113,12 +113,9 @@ class Images:
 
     def checks(self, raw) -> list:
         """Ops that fail where raw values are not between the bounds."""
-        found = [
-            tf.debugging.assert_less_equal(
-                raw, tf.cast(self.bounds[1], raw.dtype), said := "raw values must be between {:g} and {:g}".format(*self.bounds)
-            )
-        ]
-        return found + [tf.debugging.assert_greater_equal(raw, tf.cast(self.bounds[0], raw.dtype), said)]
+        low, high = (tf.cast(end, raw.dtype) for end in self.bounds)
+        said = "raw values must be between {:g} and {:g}".format(*self.bounds)
+        return [tf.debugging.assert_less_equal(raw, high, said), tf.debugging.assert_greater_equal(raw, low, said)]
 
     def difference(self, served: np.ndarray, live: np.ndarray) -> float:
         """How far raw answers lie apart, beside their size; a level may round either way."""

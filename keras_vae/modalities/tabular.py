@@ -66,7 +66,7 @@ class Table:
     raw_dtype = "float32"
     levels = x_levels = 0
     level_width = None  # no bits per dimension: the elements are of different kinds
-    bounds = x_bounds = (-math.inf, math.inf)
+    x_bounds = (-math.inf, math.inf)
 
     @classmethod
     def of(cls, values: dict) -> "Table":
@@ -242,6 +242,10 @@ class Table:
         """As rows are scored best: a rank hides how far off a value lies."""
         return refitted(self, train, "standard") if self.scaled == "auto" else self
 
+    def for_imputation(self, train) -> "Table":
+        """As gaps are filled best: what is missing is unknown, and no number is taken for levels, which say nothing of each other."""
+        return dataclasses.replace(refitted(self, train, self.scaled, few=0), gaps="unknown")
+
     def asked(self) -> "Table":
         """The same, where any value may be missing."""
         return dataclasses.replace(self, columns=tuple(dataclasses.replace(column, missing=True) for column in self.columns))
@@ -349,18 +353,18 @@ def fit(columns: tuple[Column, ...], records: dict, scaled: str = "auto") -> tup
     return Table(tuple(found), scaled), recoded
 
 
-def refitted(table: Table, train: np.ndarray, scaled: str) -> Table:
+def refitted(table: Table, train: np.ndarray, scaled: str, few: int = FEW) -> Table:
     """The same columns with their numbers scaled in another way; rows stay as they are."""
     rows = train[np.arange(len(train))]
     columns = [
-        column if column.kind == "category" else fitted(column, rows[:, place], scaled, column.missing)
+        column if column.kind == "category" else fitted(column, rows[:, place], scaled, column.missing, few)
         for place, column in enumerate(table.columns)
     ]
     return dataclasses.replace(table, columns=tuple(columns), scaled=scaled)
 
 
-def fitted(column, train: np.ndarray, scaled: str, gaps: bool) -> Fitted:
-    """A column of numbers, given the training values [N], and whether any record has none."""
+def fitted(column, train: np.ndarray, scaled: str, gaps: bool, few: int = FEW) -> Fitted:
+    """A column of numbers, given the training values [N], whether any record has none, and how many values are few enough for levels."""
     kind = "date" if column.kind == "date" else "number"
     known = np.sort(train[~np.isnan(train)].astype("float64"))
     values, counts = np.unique(known, return_counts=True)
@@ -368,7 +372,7 @@ def fitted(column, train: np.ndarray, scaled: str, gaps: bool) -> Fitted:
     if scaled == "standard":
         mean, deviation = known.mean(), known.std() or 1.0
         return Fitted(column.name, kind, (), (mean - deviation, mean + deviation), (-1.0, 1.0), **common)
-    if kind == "number" and 2 <= len(values) <= FEW and len(known) >= OFTEN * len(values):
+    if kind == "number" and 2 <= len(values) <= few and len(known) >= OFTEN * len(values):
         return Fitted(column.name, "few", tuple(values.tolist()), **common)
     n, deviation = len(known), known.std() or 1.0
     stops = np.cumsum(counts) / n
