@@ -466,7 +466,7 @@ def observed(x: np.ndarray, mask) -> np.ndarray:
     about its spread; where no record shows an element, the mean of all."""
     if mask is None:
         return x
-    seen, filled = (np.asarray(mask) > 0.0).reshape(len(x), -1), x.reshape(len(x), -1).copy()
+    seen, filled = (np.asarray(mask) > 0.0).reshape(len(x), -1), np.array(x).reshape(len(x), -1)
     middle = filled[seen].mean() if seen.any() else 0.0
     for values, shown in zip(filled.T, seen.T, strict=True):
         known, hidden = values[shown], np.count_nonzero(~shown)

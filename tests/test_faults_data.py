@@ -204,7 +204,6 @@ def test_D9_a_likelihood_that_cannot_score_the_data_is_refused(high, tmp_path, p
 @pytest.mark.parametrize(
     ("shape", "word"),
     [
-        ((20, 64), "[N, 64]"),
         ((20,), "[N, ]"),
         ((20, 2, 8, 8, 3), "[N, 2, 8, 8, 3]"),
         ((20, 8, 8, 5), "1 or 3 channels"),

@@ -52,7 +52,7 @@ OPTIONS = {
     "likelihood": {
         "Bernoulli": ["Bernoulli()"],
         "Binomial": ["Binomial(levels=5)"],
-        "Columns": ["Columns(sigma='learned', floor=0.01)", "Columns(kinds=0, sigma='predicted')"],
+        "Columns": ["Columns(floor=0.01)", "Columns(sigma='predicted')"],
         "Normal": [
             "Normal(sigma=0.5)",
             "Normal(sigma='learned', floor=0.1)",
@@ -80,6 +80,7 @@ OPTIONS = {
     },
 }
 MEMBERS = [(kind, name) for kind in PARTS for name in components.members(kind)]
+OF_TABLES = {"kinds"}  # for rows alone, no shape of the models below: held in test_tables.py
 SET_UP = [(kind, text) for kind in PARTS for texts in OPTIONS[kind].values() for text in texts]
 SHAPE = (5, 7, 3)
 
@@ -132,7 +133,7 @@ def test_no_room_member_or_option_is_missing():
             calls = [components.parse(text) for text in OPTIONS[kind][name]]
             assert {called for called, _ in calls} == {name}
             changed = {option for _, options in calls for option, value in options.items() if value != defaults[option]}
-            assert changed == set(defaults), f"{kind} {name}: set each of its options to something else than its default"
+            assert changed == set(defaults) - OF_TABLES, f"{kind} {name}: set each of its options to something else than its default"
 
 
 @pytest.mark.parametrize("parts", [MEMBERS, SET_UP], ids=["members", "set-up"])

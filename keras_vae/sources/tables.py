@@ -217,11 +217,9 @@ def _is_header(rows: list[list[str]]) -> bool:
 
 
 def _read_parquet(path: str) -> tuple[list[str], list[list]]:
-    try:
-        import pyarrow
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise Refusal("environment", "Parquet files need pyarrow", path, fix='pip install "keras_vae[tabular]"') from None
+    import pyarrow
+    from pyarrow import ArrowException, parquet
+
     try:
         table = parquet.read_table(path)
         for place, field in enumerate(table.schema):
