@@ -12,7 +12,6 @@ less the best found so far, nats.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import multiprocessing
@@ -24,6 +23,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from silent import Silent
 
 from keras_vae import spaces
 
@@ -69,17 +69,6 @@ def setting_of(values: dict) -> Setting:
 
 
 # ---- runs
-
-
-class Silent:
-    """A console and a board that show nothing."""
-
-    @contextlib.contextmanager
-    def training(self, total, done):
-        yield lambda *_: None
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
 
 def configured(options: dict):

@@ -15,7 +15,6 @@ architecture, data and likelihood; a run that is not finite has none, and counts
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import math
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from silent import Silent
 
 STEPS, WIDTH, FIRST_POISONED, POISONED = 3000, 128, 700, 1
 RATES, BATCHES = (1e-4, 1e-3, 1e-2, 1e-1), (8, 64, 512)
@@ -168,17 +168,6 @@ def ours(setting: Setting, *off: str) -> dict:
     incidents = [(incident["step"], incident["what"]) for incident in trainer.incidents]
     per_pixel = evaluator.references("test")["per_pixel_log_likelihood"]
     return {"elbo": evaluator.elbo("test")["elbo"], "per_pixel": per_pixel, "incidents": incidents}
-
-
-class Silent:
-    """A console and a board that show nothing."""
-
-    @contextlib.contextmanager
-    def training(self, total, done):
-        yield lambda *_: None
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
 
 # ---- a VAE as tutorials write it

@@ -311,11 +311,18 @@ class _Scaled(Likelihood):
     def direction(self):
         return (1.0, 0.0) if self.sigma == "predicted" else 1.0
 
+    @property
+    def sigma_shape(self) -> tuple:
+        """Of a sigma that is not predicted: one for all elements."""
+        return ()
+
     def build(self, features_shape):
         if self.built:
             return
         if self.sigma in ("learned", "optimal"):
-            self.log_sigma = self.add_weight(name="log_sigma", shape=(), initializer="zeros", trainable=self.sigma == "learned")
+            self.log_sigma = self.add_weight(
+                name="log_sigma", shape=self.sigma_shape, initializer="zeros", trainable=self.sigma == "learned"
+            )
         super().build(features_shape)
 
     def located(self, output) -> tuple:
@@ -471,7 +478,7 @@ class StudentT(_Scaled):
         self.match(mean, 0.5 * np.log(variance * (df - 2.0) / df + TINY))
 
 
-class Columns(Likelihood):
+class Columns(_Scaled):
     """p(x|z) of a table's row: N(output, sigma^2) for a number, sigmoid(output) for whether it is there, softmax(outputs) for levels.
 
     `kinds`, a number for each column (0: all are numbers): 0 for a number, 1 for one that may be missing, k for k levels. Each number has
@@ -480,7 +487,6 @@ class Columns(Likelihood):
     2020). Use it for tables.
     """
 
-    continuous = True
     drawn = True
 
     def __init__(
@@ -490,16 +496,12 @@ class Columns(Likelihood):
         floor: Positive = 0.1,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.kinds, self.sigma, self.floor = kinds, sigma, floor
+        super().__init__(sigma, floor, **kwargs)
+        self.kinds = kinds
 
     @property
-    def outputs(self):
-        return (2,) if self.sigma == "predicted" else ()
-
-    @property
-    def direction(self):
-        return (1.0, 0.0) if self.sigma == "predicted" else 1.0
+    def sigma_shape(self):
+        return self.event_shape
 
     @property
     def layout(self):
@@ -510,18 +512,10 @@ class Columns(Likelihood):
             return
         if self.kinds and self.event_shape != (self.layout.size,):
             raise ValueError(f"Columns(kinds={self.kinds}) is for rows of {self.layout.size} elements, not of shape {self.event_shape}")
-        if self.sigma == "learned":
-            self.log_sigma = self.add_weight(name="log_sigma", shape=self.event_shape, initializer="zeros")
         super().build(features_shape)
 
     def distribution(self, output):
-        if self.sigma == "predicted":
-            output, log_sigma = tf.unstack(output, axis=-1)
-            log_sigma = blocks.soft_limit(log_sigma, LIMIT)
-        else:
-            log_sigma = self.log_sigma
-        log_sigma = tf.math.log(self.floor + tf.exp(log_sigma)) + tf.zeros_like(output)
-        return distributions.Columns.of(self.kinds or ())(output, log_sigma)
+        return distributions.Columns.of(self.kinds or ())(*self.located(output))
 
     def adapt(self, x):
         """A number over the records where it is there, a flag by its share, levels as if one more record lay spread over all of them."""
@@ -532,24 +526,18 @@ class Columns(Likelihood):
             count = np.maximum(there.sum(axis=0), 1.0)
             mean[flags - 1] = (there * values).sum(axis=0) / count
             variance[flags - 1] = (there * np.square(values - mean[flags - 1])).sum(axis=0) / count
-        self._match(mean, variance, len(x))
+        self._begin(mean, variance, len(x))
 
     def start(self, mean, variance):
-        self._match(np.array(mean), np.full(self.event_shape, variance), 1e4)
+        self._begin(np.array(mean), np.full(self.event_shape, variance), 1e4)
 
-    def _match(self, mean, variance, count) -> None:
+    def _begin(self, mean, variance, count) -> None:
         if self.kinds:
             at, given = self.layout, np.array(mean)
             mean[at.flags] = _log_odds(given[at.flags])
             levels = (np.clip(given[at.levels], 0.0, 1.0) * count + 1.0 / at.sizes[:, None]) / (count + 1.0)
             mean[at.levels[at.real]] = np.log(levels)[at.real]
-        log_sigma = np.log(np.maximum(np.sqrt(variance) - self.floor, 0.01 * self.floor))
-        if self.sigma == "learned":
-            self.log_sigma.assign(log_sigma)
-            self.bias.assign(mean)
-        else:
-            self.bias.assign(np.stack([mean, blocks.unlimited(log_sigma, LIMIT)], axis=-1))
-            self.project.kernel.assign(tf.zeros_like(self.project.kernel))  # the least noise is far outside a sigma at its floor
+        self.match(mean, np.log(np.maximum(np.sqrt(variance) - self.floor, 0.01 * self.floor)))
 
     def slope(self):
         """Of each element by itself: 1 of a number, p (1 - p) of a probability."""

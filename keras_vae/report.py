@@ -72,7 +72,7 @@ def answer(vae, task, batch: dict, temperature: float = 0.0, seed: int = 0) -> t
 
 def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
-    modality, shape, support, drawn, omitted = dataset.modality, vae.posterior.event_shape, vae.posterior.support, {}, []
+    modality, shape, drawn, omitted = dataset.modality, vae.posterior.event_shape, {}, []
     table = len(modality.shape) == 1
     if table:
         shown = "the rows of a table are no pictures; samples.csv of the verb sample holds some"
@@ -81,12 +81,24 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
         drawn = {f"samples_{value}.png": modality.draw(samples(vae, dataset, value)) for value in TEMPERATURES}
     else:
         omitted.append((TEMPERED, "the prior has no spread that a temperature would change"))
-    if density and not table:
-        drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
     latent = {"map": None, "traversals": None}
-    if table:
-        pass
-    elif support == "codes":
+    if not table:
+        if density:
+            drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
+        moved, latent["traversals"], why = moving(vae, dataset, rate_per_unit)
+        drawn, omitted = drawn | moved, omitted + why
+    records = min(MAPPED, len(dataset.test))
+    if math.prod(shape) > 1 and records > 2:
+        latent["map"] = latent_map(vae, dataset, records)
+    else:
+        omitted.append(("latent map", "a map needs two latent units and three test records"))
+    return drawn, latent, omitted
+
+
+def moving(vae, dataset, rate_per_unit) -> tuple[dict, dict | None, list]:
+    """What each unit does: its picture, which units it shows, and what does not apply to this latent, with why."""
+    shape, support, drawn, units, omitted = vae.posterior.event_shape, vae.posterior.support, {}, None, []
+    if support == "codes":
         between = "the latent is made of codes, and nothing lies between two of them"
         omitted += [("interpolations", between), ("traversals", between)]
     elif support == "sphere":
@@ -94,17 +106,13 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
     elif len(shape) == 1:
         own = len(rate_per_unit) == math.prod(vae.latent_shape)
         rates = rate_per_unit[: shape[0]] if own else np.zeros(shape)  # of all units together, no order
-        units = np.argsort(-np.asarray(rates), kind="stable")[:TRAVERSED]
-        drawn["traversals.png"] = modality.draw(traverse(vae, units, dataset if vae.condition_shape else None), len(DEVIATIONS))
-        latent["traversals"] = {"units": units.tolist(), "deviations": list(DEVIATIONS)}
+        most = np.argsort(-np.asarray(rates), kind="stable")[:TRAVERSED]
+        decoded = traverse(vae, most, dataset if vae.condition_shape else None)
+        drawn["traversals.png"] = dataset.modality.draw(decoded, len(DEVIATIONS))
+        units = {"units": most.tolist(), "deviations": list(DEVIATIONS)}
     else:
         omitted.append(("traversals", f"the latent is a grid of {' x '.join(map(str, shape))}, not a list of units"))
-    records = min(MAPPED, len(dataset.test))
-    if math.prod(shape) > 1 and records > 2:
-        latent["map"] = latent_map(vae, dataset, records)
-    else:
-        omitted.append(("latent map", "a map needs two latent units and three test records"))
-    return drawn, latent, omitted
+    return drawn, units, omitted
 
 
 def traverse(vae, units, dataset=None) -> np.ndarray:

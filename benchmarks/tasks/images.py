@@ -10,12 +10,10 @@ and of 5 nearest neighbours on 32 numbers an image, beside PCA's. Results are ke
 run again. Needs scikit-image.
 """
 
-import argparse
-import json
-import time
 from pathlib import Path
 
 import numpy as np
+from training import main, train
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 IMAGES, LEVELS = 1000, (0.2, 0.4)
@@ -29,8 +27,6 @@ def psnr(answer, x, where=None) -> float:
 
 
 def ours(seed: int, **options):
-    from training import train
-
     return train({**MNIST, "seed": seed, **options})
 
 
@@ -48,7 +44,7 @@ def answers(vae, dataset, condition) -> np.ndarray:
     return np.asarray(dataset.task.joined(dataset.task.asked(made, condition), made))
 
 
-def denoise(seed: int) -> dict:
+def denoise(name: str, seed: int) -> dict:
     from scipy.ndimage import median_filter
     from skimage.restoration import denoise_nl_means
 
@@ -64,7 +60,7 @@ def denoise(seed: int) -> dict:
     return found
 
 
-def inpaint(seed: int) -> dict:
+def inpaint(name: str, seed: int) -> dict:
     from scipy.interpolate import griddata
     from scipy.ndimage import distance_transform_edt
 
@@ -83,7 +79,7 @@ def inpaint(seed: int) -> dict:
     }
 
 
-def super_resolution(seed: int) -> dict:
+def super_resolution(name: str, seed: int) -> dict:
     vae, dataset = ours(seed, task="SuperResolution(factor=2)", **GRIDS)
     x, condition = spoilt(dataset)
     small = x.reshape(len(x), 14, 2, 14, 2, 1).mean(axis=(2, 4))
@@ -91,7 +87,7 @@ def super_resolution(seed: int) -> dict:
     return {"ours": psnr(answers(vae, dataset, condition), x), "cubic": psnr(condition, x), "nearest": psnr(nearest, x)}
 
 
-def conditional(seed: int) -> dict:
+def conditional(name: str, seed: int) -> dict:
     import keras
 
     vae, dataset = ours(seed, task="conditional", **{"training.steps": 4000, "devices.jit": "on", "data.binarize": "dynamic"})
@@ -107,7 +103,7 @@ def conditional(seed: int) -> dict:
     return {"samples": float((judge.predict(rows, verbose=0).argmax(axis=1) == label).mean()), "real test images": seen}
 
 
-def features(seed: int) -> dict:
+def features(name: str, seed: int) -> dict:
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -140,10 +136,6 @@ def features(seed: int) -> dict:
 MEASURES = {"denoise": denoise, "inpaint": inpaint, "super-resolution": super_resolution, "conditional": conditional, "features": features}
 
 
-def kept() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def page(lines: list[dict]) -> str:
     """Means over the seeds and their standard deviation, as Markdown."""
     text = []
@@ -158,24 +150,5 @@ def page(lines: list[dict]) -> str:
     return "\n".join(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*MEASURES, "page"])
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    if options.what == "page":
-        print(page(kept()))
-        return
-    done = {(line["what"], line["seed"]) for line in kept()}
-    for seed in range(options.seeds):
-        if (options.what, seed) not in done:
-            started = time.perf_counter()
-            line = {"what": options.what, "seed": seed, "figures": MEASURES[options.what](seed)}
-            line["seconds"] = round(time.perf_counter() - started, 1)
-            print(json.dumps(line), flush=True)
-            with open(RESULTS, "a") as file:
-                file.write(json.dumps(line) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, RESULTS, MEASURES, lambda what: ["mnist"], page, seeds=3)

@@ -6,14 +6,12 @@ WHAT: anomalies (ours, scikit-learn's IsolationForest), peers (PyOD's IForest, P
 thresholds, synthetic, impute. Results are kept in tables.jsonl beside this file; what is there is not run again. `page` prints them.
 """
 
-import argparse
-import json
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from training import main, train
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 DATA = Path(os.environ.get("KERAS_VAE_DATA", "."))
@@ -38,8 +36,6 @@ def table(path: Path):
 
 def ours(parts: list[np.ndarray], options: dict, seed: int):
     """A run on the rows of train, validation and test."""
-    from training import train
-
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "rows.npz"), **dict(zip(("x_train", "x_validation", "x_test"), parts, strict=True)))
         return train({"data.source": f"npz:{folder}/rows.npz", "seed": seed, **options})
@@ -109,7 +105,6 @@ def synthetic(name: str, seed: int) -> dict:
     distance between scores of the numbers; near 0 would be copies)."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
-    from training import train
 
     vae, dataset = train({"data.source": f"csv:{adult()}", "seed": seed, **SYNTHETIC})
     table = dataset.modality
@@ -167,10 +162,6 @@ IMPUTE = {"task": "Impute(share=0.3)", "devices.jit": "on"}
 MEASURES = {"anomalies": anomalies, "peers": peers, "thresholds": thresholds, "synthetic": synthetic, "impute": impute}
 
 
-def kept() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def page(lines: list[dict]) -> str:
     """The means over the seeds of every table, and their standard deviation, as Markdown."""
     text = []
@@ -178,39 +169,15 @@ def page(lines: list[dict]) -> str:
         rows = [line for line in lines if line["what"] == what]
         if not rows:
             continue
-        figures = [key for key in rows[0] if key not in ("what", "name", "seed", "seconds", "rows")]
+        figures = list(rows[0]["figures"])
         text += [f"**{what}**", "", f"| table | seeds | {' | '.join(figures)} |", "|---|---|" + "---|" * len(figures)]
-        names = list(dict.fromkeys(line["name"] for line in rows))
-        for name in names:
-            own = [line for line in rows if line["name"] == name]
-            cells = [f"{np.mean([line[key] for line in own]):.3f} ± {np.std([line[key] for line in own]):.3f}" for key in figures]
+        for name in dict.fromkeys(line["name"] for line in rows):
+            own = [line["figures"] for line in rows if line["name"] == name]
+            cells = [f"{np.mean([row[key] for row in own]):.3f} ± {np.std([row[key] for row in own]):.3f}" for key in figures]
             text.append(f"| {name} | {len(own)} | {' | '.join(cells)} |")
-        means = [np.mean([np.mean([line[key] for line in rows if line["name"] == name]) for name in names]) for key in figures]
-        text += [f"| mean | | {' | '.join(f'{mean:.3f}' for mean in means)} |"] * (len(names) > 1) + [""]
+        text.append("")
     return "\n".join(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*MEASURES, "page"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", default="")
-    options = parser.parse_args()
-    if options.what == "page":
-        print(page(kept()))
-        return
-    done = {(line["what"], line["name"], line["seed"]) for line in kept()}
-    for seed in range(options.seeds):
-        for name in ["adult"] if options.what == "synthetic" else adbench():
-            if (options.what, name, seed) in done or options.only not in name:
-                continue
-            started = time.perf_counter()
-            line = {"what": options.what, "name": name, "seed": seed, **MEASURES[options.what](name, seed)}
-            line["seconds"] = round(time.perf_counter() - started, 1)
-            print(json.dumps(line), flush=True)
-            with open(RESULTS, "a") as file:
-                file.write(json.dumps(line) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, RESULTS, MEASURES, lambda what: ["adult"] if what == "synthetic" else list(adbench()), page, seeds=5)

@@ -1,19 +1,14 @@
-"""Runs as `train.py` makes them, without report and export: what the scripts beside this one measure."""
+"""What the scripts beside this one share: runs as `train.py` makes them, without report and export, and figures that are kept."""
 
-import contextlib
+import argparse
+import json
+import sys
 import tempfile
+import time
 from pathlib import Path
 
-
-class Silent:
-    """A console and a board that show nothing."""
-
-    @contextlib.contextmanager
-    def training(self, total, done):
-        yield lambda *_: None
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
+sys.path.append(str(Path(__file__).parent.parent))
+from silent import Silent
 
 
 def train(options: dict):
@@ -31,3 +26,31 @@ def train(options: dict):
     vae = runs.build(chosen, trainer.dataset.modality)
     trainer.give_best(vae)
     return vae, trainer.dataset
+
+
+def kept(results: Path) -> list[dict]:
+    """A line for each measurement: {"what", "name", "seed", "figures", "seconds"}."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def main(about: str, results: Path, measures: dict, names, page, seeds: int) -> None:
+    """`measures`: what -> (name, seed) -> figures; `names(what)`: of what; what is kept in `results` is not measured again."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*measures, "page"])
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--only", default="", help="names that hold this word")
+    options = parser.parse_args()
+    if options.what == "page":
+        print(page(kept(results)))
+        return
+    done = {(line["what"], line["name"], line["seed"]) for line in kept(results)}
+    for seed in range(options.seeds):
+        for name in names(options.what):
+            if (options.what, name, seed) in done or options.only not in name:
+                continue
+            started = time.perf_counter()
+            line = {"what": options.what, "name": name, "seed": seed, "figures": measures[options.what](name, seed)}
+            line["seconds"] = round(time.perf_counter() - started, 1)
+            print(json.dumps(line), flush=True)
+            with open(results, "a") as file:
+                file.write(json.dumps(line) + "\n")

@@ -112,11 +112,11 @@ class Table:
         taken."""
         raw, parts, marked = tf.cast(raw, tf.float32), [], self.gaps == "marked"
         known = ~tf.math.is_nan(raw)
-        scores = iter(tf.unstack(self._scores(raw, known), axis=1) if self._numbers else ())
+        scores = iter(tf.split(self._scores(raw, known), len(self._numbers), axis=1) if self._numbers else ())
         for place, (column, width) in enumerate(zip(self.columns, self.widths, strict=True)):
             there, value = known[:, place], raw[:, place]
             if not column.levels:
-                parts += [next(scores), tf.cast(there, tf.float32)][:width]
+                parts += [next(scores), tf.cast(there[:, None], tf.float32)][:width]
                 continue
             value = tf.where(there, value, 0.0)
             if column.kind == "few":
@@ -125,8 +125,8 @@ class Table:
                 level = tf.cast(value, tf.int64)
             if marked:
                 level = tf.where(there, level, tf.cast(width - 1, tf.int64))
-            parts += tf.unstack(tf.one_hot(level, width), axis=1)
-        x = tf.stack(parts, axis=1)
+            parts.append(tf.one_hot(level, width))
+        x = tf.concat(parts, axis=1)
         return x if marked else tf.where(tf.gather(known, self.column_of, axis=1), x, math.nan)
 
     def _scores(self, raw, known):
