@@ -198,8 +198,8 @@ def answer(
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
-    """Do what the run was trained for, denoise, inpaint, super-resolution or impute: answers.npy (raw data), and answers.png with what was
-    given above each of the first, or answers.csv with the rows of a table.
+    """Do what the run was trained for, denoise, inpaint, super-resolution, segment or impute: answers.npy (raw data), and answers.png with
+    what was given above each of the first, or answers.csv with the rows of a table.
 
     Args:
         run: folder or name of a finished run of such a --task.
@@ -222,7 +222,7 @@ def answer(
 
     vae, task, modality, seed = loaded.vae, loaded.task, loaded.modality, Seed.of(_seed(seed)).fold("sample")
     if "given" not in (inputs := task.inputs(modality)):
-        fix = "train one with --task denoise, inpaint, super-resolution or impute; sample, reconstruct and score are for all runs"
+        fix = "train one with --task denoise, inpaint, super-resolution, segment or impute; sample, reconstruct and score are for all runs"
         raise Refusal("usage", f"a run of --task {type(task).__name__.lower()} is given no records", where=run, fix=fix)
     if (seen is not None) != (input is not None and "seen" in inputs):
         raise Refusal(
@@ -240,7 +240,8 @@ def answer(
         answers = np.asarray(task.kept(answers, records.raw))
     picture = answers
     if modality.suffix == "png":
-        picture = report.pairs(modality.decode(task.start(first["condition"])).numpy(), answers[:40])
+        picture = report.coloured([task.shown(first["condition"]).numpy(), modality.scale(answers[:40]).numpy()])
+        picture = modality.draw(report.pairs(*map(np.asarray, picture)), min(10, len(records)))
     _write(loaded, output, "answers", answers, picture, columns=min(10, len(records)))
 
 
@@ -260,7 +261,7 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
     import numpy as np
 
     records = _records(loaded, input, split, count)
-    scores = _over(loaded, records, lambda batch, _: loaded.vae.surprise(batch["x"])[0])
+    scores = _over(loaded, records, lambda batch, _: loaded.task.surprise(loaded.vae, loaded.modality, batch["x"])[0])
     found = scores > loaded.threshold
     print(f"{int(found.sum()):,} of {len(found):,} records are anomalies: their score is above {loaded.threshold:.4g} nats")
     _write(loaded, output, "scores", scores)
@@ -402,7 +403,8 @@ class _Records:
         from keras_vae.noise import Seed
 
         task, modality, label = self.loaded.task, self.loaded.modality, None if self.labels is None else self.labels[rows]
-        return task.batch(modality, modality.encode(self.raw[rows]), label, Seed.of(0, row=rows.start or 0).fold("task"))
+        raw, given = modality.apart(self.raw[rows])
+        return task.batch(modality, modality.encode(raw), label, Seed.of(0, row=rows.start or 0).fold("task"), given)
 
 
 class _Given(_Records):
@@ -439,9 +441,10 @@ def _records(loaded, path: Path | None, split: str, count: int | None) -> _Recor
         dataset = _dataset(loaded)
         labels = dataset.labels[split][:count] if loaded.task.labelled else None
         return _Records(loaded, getattr(dataset, split)[:count], labels)
-    if loaded.task.labelled:
-        why = "the run's model is asked about a record and its class, and a file of records tells no classes"
-        raise Refusal("usage", "--input is not for a run of --task conditional", "--input", why, "--split names records of its own data")
+    if loaded.task.labelled or loaded.modality.beside:
+        beside, name = ("its class", "conditional") if loaded.task.labelled else ("the image beside it", "segment, or of pairs")
+        why = f"the run's model is asked about a record and {beside}, which a file of records does not hold"
+        raise Refusal("usage", f"--input is not for a run of --task {name}", "--input", why, "--split names records of its own data")
     return _Records(loaded, data.read(path, loaded.modality, loaded.config.data, count))
 
 
@@ -494,7 +497,8 @@ def _write(loaded, output: Path | None, name: str, array, picture=None, columns:
     storage.write(folder / f"{name}.npy", buffer.getvalue())
     print(f"{folder / name}.npy  {array.dtype} {list(array.shape)}")
     if picture is not None:
-        storage.write(folder / f"{name}.{loaded.modality.suffix}", loaded.modality.write(picture, columns))
+        content = picture if isinstance(picture, bytes) else loaded.modality.write(picture, columns)
+        storage.write(folder / f"{name}.{loaded.modality.suffix}", content)
         print(f"{folder / name}.{loaded.modality.suffix}")
 
 

@@ -11,6 +11,8 @@ from keras_vae.domains import Fraction, Pixels, PositiveFraction
 class Augmentation:
     """The contract: `(raw [B, H, W, C], seed) -> raw` of the same shape and type, drawn for each row by itself."""
 
+    blends = False  # whether new values lie between old ones
+
     def __call__(self, raw, seed):
         raise NotImplementedError
 
@@ -45,6 +47,8 @@ class Shift(Augmentation):
 @dataclass(frozen=True)
 class Crop(Augmentation):
     """A window somewhere, its sides at least this share of the whole, enlarged back to the full size."""
+
+    blends = True
 
     least: PositiveFraction = 0.8
 

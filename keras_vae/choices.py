@@ -57,6 +57,9 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         few = augment != "none"
         config = override(config, "data.augment", augment)
         decisions += [("augment", f"{augment}  ({len(dataset.train):,} records are few: a network learns them by heart)")] * few
+    if on_grid and not modality.ordered and (blending := _blending(config.data.augment)):
+        why = "the records are masks, and no class stands between two"
+        raise Refusal("usage", f"{blending} makes new values of old ones", "data.augment", why, "--data.augment without it")
     for part, order in (("encoder", 1), ("decoder", -1)):
         if getattr(config.model, part) == "auto":
             network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
@@ -75,6 +78,12 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         config = override(config, "model.objective", text)
     _check_shares(config, replicas, len(dataset.train))
     return config, decisions
+
+
+def _blending(augment: str) -> str:
+    """The first of the augmentations whose values lie between those of the record."""
+    names = [components.parse(text)[0] for text in components.split(augment) if text != "none"]
+    return next((name for name in names if components.find("augmentation", name).blends), "")
 
 
 def _task(config: Config, dataset: data.Dataset) -> tuple[Config, tuple]:

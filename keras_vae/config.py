@@ -23,6 +23,7 @@ class Data:
     source: str = (
         "digits"  # digits, folder:DIR, csv:FILE, parquet:FILE, npy:FILE, npz:FILE[:KEY], tfds:NAME[/CONFIG] or python:MODULE:FUNCTION
     )
+    given: str | None = None  # a second source of images, one beside each record: what denoise and segment are given
     batch_size: int | None = None  # global: over all replicas; None = chosen from the number and the size of the records
     data_dir: str | None = None  # where TensorFlow Datasets keeps its files; None = its own default
     resize: int | str | None = None  # 64 or HEIGHTxWIDTH: scaled to cover it, aspect kept, the rest cut off; None = as they are
@@ -34,7 +35,7 @@ class Data:
     augment: str = "auto"  # what may happen to a training record, as in "Flip, Shift(pixels=2)", or "none"; see --list augmentations
     drop: str | None = None  # "id, name": columns of a table that are left out
     label: str | None = None  # the column of a CSV or Parquet file that holds the classes
-    scores: Literal["auto", "normal", "standard"] = "auto"  # how numbers of a table are scaled: by rank, or by mean and standard deviation
+    scores: Literal["auto", "normal", "standard", "robust"] = "auto"  # how numbers of a table are scaled; auto = normal (by rank) or robust
     on_bad_record: Literal["error", "skip"] = "error"  # skip = leave out what cannot be read, up to 1 % (or ten), and list it
 
 
@@ -118,7 +119,9 @@ class Config:
 
     name: str | None = None  # the folder under saved_models/; None = the preset's name, or that of the data
     seed: int = 0
-    task: str = "Generate()"  # denoise, inpaint, super-resolution, conditional, anomaly; with options as "Denoise(level=0.3)"; --list tasks
+    task: str = (
+        "Generate()"  # denoise, inpaint, segment, conditional, anomaly and others, with options as "Denoise(level=0.3)"; --list tasks
+    )
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     optimizer: Optimizer = field(default_factory=Optimizer)

@@ -104,14 +104,14 @@ class Console:
             table.add_row(*map(plain, row))
         self.rich.print(table, soft_wrap=False)
 
-    def done(self, folder, rows, served: str, seconds: float) -> None:
-        """The table, where things are, and what to type next."""
+    def done(self, folder, rows, served: str, seconds: float, verb: str) -> None:
+        """The table, where things are, and what to type next: `verb` is what the run is for."""
         self.table(f"{folder.name}: test split", rows)
         run = shlex.quote(str(folder))
         self.log(f"{seconds:.0f} seconds. Report: {folder}/report.html  SavedModel: {served}  Figures: {folder}/report.json")
         self.log("Next:")
         for command in (
-            f"python -m keras_vae sample {run}",
+            f"python -m keras_vae {verb} {run}",
             f"python -m keras_vae reconstruct {run}",
             f"python -m keras_vae evaluate {run}",
             f"tensorboard --logdir {run}/events",

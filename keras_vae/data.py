@@ -22,7 +22,7 @@ from keras_vae.modalities import tabular
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
 from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
-from keras_vae.sources import arrays, digits, folder, tables, tfds
+from keras_vae.sources import arrays, digits, folder, pairs, tables, tfds
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
 ADAPTED = 5000  # training records that stand for all, at most
@@ -41,7 +41,15 @@ SOURCES = {
     "parquet": tables.find_parquet,
 }
 HONOURED = {"digits": (), "folder": ("resize", "crop", "grey"), "tfds": ("resize", "crop", "grey")}  # options of one's own choosing
-OF_IMAGES = {"resize": None, "crop": None, "grey": None, "range": None, "binarize": "none", "dequantize": False}  # and what leaves them out
+OF_IMAGES = {
+    "given": None,
+    "resize": None,
+    "crop": None,
+    "grey": None,
+    "range": None,
+    "binarize": "none",
+    "dequantize": False,
+}  # and what leaves them out
 OF_TABLES = {"drop": None, "label": None, "scores": "auto"}
 WRITTEN = ("digits", "folder:DIR", "csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
@@ -100,13 +108,14 @@ class Dataset:
 
     def made(self, raw, label, seed: Seed, encoding: Seed | None = None) -> dict:
         """The batch of raw records [B, *raw] and their labels [B]."""
+        raw, given = self.modality.apart(raw)
         x = self.modality.encode(raw, seed if encoding is None else encoding)
-        return self.task.batch(self.modality, x, label, seed.fold("task"))
+        return self.task.batch(self.modality, x, label, seed.fold("task"), given)
 
     @functools.cached_property
     def sample(self) -> np.ndarray:
         """Training records that stand for all where a look at each would take long."""
-        return self.train[self.spread("train", ADAPTED)]
+        return self.modality.apart(self.train[self.spread("train", ADAPTED)])[0]
 
     def card(self) -> list[tuple[str, str]]:
         """What a person should see before training."""
@@ -124,19 +133,15 @@ class Dataset:
 def load(options: configuration.Data, log=print, foreign: bool = False) -> Dataset:
     """The records named by `data.source`. `foreign`: the user names it himself, so his own module may be imported. Raises `Refusal` (usage
     for the name, data for the content, environment for the network)."""
-    kind, _, name = options.source.partition(":")
-    if kind not in SOURCES or bool(name) == (kind == "digits"):
-        meant = "folder" if os.path.isdir(options.source) else Path(options.source).suffix[1:]
-        fix = f"--data.source {meant}:{options.source}" if os.path.exists(options.source) and meant in SOURCES else ""
-        raise Refusal("usage", f"unknown data source {options.source!r}: {nearest(kind, WRITTEN)}", where="data.source", fix=fix)
-    module = name.rpartition(":")[0]
-    if kind == "python" and not foreign and module not in sys.modules:
-        fix = f"if you trust it: python -m keras_vae --trust {module} ..."
-        raise Refusal("model", f"the run's data comes from a module that is not imported: {module}", where="data.source", fix=fix)
-    for option in ("resize", "crop", "grey", "range"):
-        if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range")):
-            raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
-    found = complete(SOURCES[kind](name, options, log))
+    found = _find(options, log, foreign)
+    if options.given is not None:
+        if options.on_bad_record == "skip":
+            why = "what is left out of one source would still be in the other"
+            raise Refusal("usage", "pairs are for --data.on-bad-record error", "data.on_bad_record", why, "mend or remove the bad records")
+        plain = {"grey": None, "range": None, "resize": found.decided.get("resize", options.resize)}
+        beside = _find(dataclasses.replace(options, source=options.given, **plain), log, foreign, where="data.given")
+        found = pairs.joined(found, beside, options.given)
+    found = complete(found)
     _check_options(options, bool(found.columns))
     for split in SPLITS:
         if not len(found.records[split]):
@@ -151,8 +156,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
     if found.columns:
         modality, found.records = tabular.fit(found.columns, found.records, options.scores)
     else:
-        shape = tuple(found.records["train"][0:1].shape[1:])
-        modality = Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize)
+        modality = _images(found, options)
     return Dataset(
         source=options.source,
         modality=modality,
@@ -164,6 +168,32 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         decided=found.decided,
         fingerprint=_fingerprint(found, modality),
     )
+
+
+def _find(options: configuration.Data, log, foreign: bool, where: str = "data.source"):
+    """What the source holds, before it is split."""
+    kind, _, name = options.source.partition(":")
+    if kind not in SOURCES or bool(name) == (kind == "digits"):
+        meant = "folder" if os.path.isdir(options.source) else Path(options.source).suffix[1:]
+        fix = f"--{where} {meant}:{options.source}" if os.path.exists(options.source) and meant in SOURCES else ""
+        raise Refusal("usage", f"unknown data source {options.source!r}: {nearest(kind, WRITTEN)}", where=where, fix=fix)
+    module = name.rpartition(":")[0]
+    if kind == "python" and not foreign and module not in sys.modules:
+        fix = f"if you trust it: python -m keras_vae --trust {module} ..."
+        raise Refusal("model", f"the run's data comes from a module that is not imported: {module}", where=where, fix=fix)
+    for option in ("resize", "crop", "grey", "range"):
+        if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range")):
+            raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
+    return SOURCES[kind](name, options, log)
+
+
+def _images(found, options: configuration.Data) -> Images:
+    shape, beside = tuple(found.records["train"][0:1].shape[1:]), None
+    if found.given:
+        records = next(iter(found.given.records.values()))
+        beside = Images(tuple(records[0:1].shape[1:]), found.given.levels, tuple(map(float, found.given.range)))
+        shape = (*shape[:2], shape[2] - beside.shape[2])
+    return Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize, beside)
 
 
 def _check_options(options: configuration.Data, table: bool) -> None:

@@ -58,7 +58,7 @@ def collapsed(report, history):
     test = report["test"]
     active, units, rate = test["active_units"], test["units"], test["rate"]
     said = f"{active} of {units} latent units are active, and the latent carries {rate:.2f} nats"
-    if {"psnr", "rmse"} & set(report.get("task", {})):  # what is given may leave nothing to the latent
+    if {"psnr", "rmse", "dice"} & set(report.get("task", {})):  # what is given may leave nothing to the latent
         return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
@@ -76,6 +76,11 @@ def unhelpful(report, history):
         better, text = (
             task["rmse"] < task["given_rmse"],
             f"what is filled in is {task['rmse']:.3f} off, and the middle of each column {task['given_rmse']:.3f}",
+        )
+    elif "dice" in task:
+        better, text = (
+            task["dice"] > task["usual_dice"],
+            f"the masks overlap by {task['dice']:.3f} with the right ones, and what is usual at each pixel by {task['usual_dice']:.3f}",
         )
     elif "psnr" in task:
         better, text = (

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, devices, distributions
+from keras_vae import components, devices, distributions, tasks
 from keras_vae.noise import Seed
 from keras_vae.vae import observed
 
@@ -142,8 +142,11 @@ class Evaluator:
 
     def answer(self, split: str, limit: int | None = None) -> dict:
         """Of a task that is given records: how near the model's answer at temperature 0 comes to x, and how near what was given, as
-        10 log10(1 / mean squared error) over what is asked for, dB; of a table as the root of that error; {} of another task."""
+        10 log10(1 / mean squared error) over what is asked for, dB; of a table as the root of that error; of masks see `_overlap`; {} of
+        another task."""
         task = self.dataset.task
+        if isinstance(task, tasks.Segment):
+            return self._overlap(split, limit)
         if not self.vae.condition_shape or task.start(tf.zeros((1, *self.vae.condition_shape))) is None:
             return {}
 
@@ -161,11 +164,39 @@ class Evaluator:
         ratios = (-10.0 * math.log10(max(error / scored, 1e-12)) for error in (answered, given))
         return dict(zip(("psnr", "given_psnr"), ratios, strict=True))
 
+    def _overlap(self, split: str, limit: int | None) -> dict:
+        """2 |A & B| / (|A| + |B|) over all pixels of a split, the mean over the classes but the first (Measures of the Amount of Ecologic
+        Association Between Species; Dice 1945): of masks with the answers at temperature 0; with the likeliest class of each pixel in
+        training; and of two draws with each other, which are as diverse as that is below 1."""
+        top, usual = self.dataset.modality.x_levels - 1, self._per_pixel(self.dataset.some("train", 20000)["x"].numpy())(1).mode()
+
+        def shared(a, b):
+            """|A & B| and |A| + |B| of each class, [B, classes] each."""
+            a, b = (tf.one_hot(tf.cast(tf.round(x * top), tf.int32), top + 1)[..., 1:] for x in (a, b))
+            axes = tf.range(1, len(a.shape) - 1)
+            return tf.reduce_sum(a * b, axes), tf.reduce_sum(a + b, axes)
+
+        def overlaps(batch, row):
+            x, condition = batch["x"], batch["condition"]
+            drawn = [
+                self.vae.decode(
+                    self.vae.draw(tf.shape(x)[0], Seed.of(seed).fold("sample").at(row), temperature, condition=condition), condition
+                )
+                for temperature, seed in ((0.0, 0), (1.0, 1), (1.0, 2))
+            ]
+            return *shared(x, drawn[0]), *shared(x, tf.zeros_like(x) + usual), *shared(drawn[1], drawn[2])
+
+        sums = [counts.sum(axis=0, dtype=np.float64) for counts in self._over(split, limit, tf.function(overlaps, autograph=False))]
+        found = [2.0 * both[size > 0.0] / size[size > 0.0] for both, size in zip(sums[::2], sums[1::2], strict=True)]
+        return {
+            key: float(dice.mean()) if len(dice) else 1.0 for key, dice in zip(("dice", "usual_dice", "draws_dice"), found, strict=True)
+        }
+
     def surprise(self, split: str, limit: int | None = None) -> np.ndarray:
-        """The score of each record, without a draw, [N], nats (`VAE.surprise`)."""
+        """The score of each record under the task `Anomaly`, without a draw, [N], nats."""
 
         def score(batch, row):
-            return (self.vae.surprise(batch["x"], batch.get("condition"))[0],)
+            return (self.dataset.task.surprise(self.vae, self.dataset.modality, batch["x"])[0],)
 
         return self._over(split, limit, tf.function(score, autograph=False))[0]
 

@@ -78,6 +78,10 @@ class Likelihood(keras.layers.Layer):
             mean = self.shifted(self.bias[None], shift).mean()
         return tape.gradient(mean, shift)[0].numpy()
 
+    def middle(self, p):
+        """The one record that stands for p(x|z), [B, *X]."""
+        return p.mean()
+
     def check(self, x) -> str:
         """Why x [N, *X] cannot have come from this likelihood; empty if it can."""
         return ""
@@ -177,7 +181,15 @@ class Categorical(_Graded):
 
     Pixel Recurrent Neural Networks (van den Oord et al. 2016). Use it where levels have no order to rely on, or several modes, and are few:
     it needs `levels` outputs an element. A shift tilts it, by the factor e^(4 shift x): the mean moves by 4 Var x, at most 1, times it.
+    Levels that are not `ordered` are classes: no class stands between two, and the likeliest takes the place of the mean.
     """
+
+    def __init__(self, levels: Levels = 256, ordered: bool = True, **kwargs):
+        super().__init__(levels, **kwargs)
+        self.ordered = ordered
+
+    def middle(self, p):
+        return p.mean() if self.ordered else p.mode()
 
     @property
     def outputs(self):

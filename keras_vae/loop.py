@@ -177,9 +177,12 @@ class Trainer:
             inner = {"on": not whole, "update": "update", "off": False}[jit]
             with self.group.scope():
                 self.vae.compile(self.optimizer, options.clip_norm, options.accumulate, jit_compile=inner)
-            raw = self.resident[0].shape if self.resident else (self.most, self.part, *self.dataset.modality.raw_shape)
-            dtype = self.resident[0].dtype if self.resident else self.dataset.modality.raw_dtype
-            each = [tf.TensorSpec((self.most, self.part), tf.int64)] * self.group.local, [tf.TensorSpec(raw, dtype)] * self.group.local
+            record = self.dataset.train[0:1]
+            raw = self.resident[0].shape if self.resident else (self.most, self.part, *record.shape[1:])
+            each = (
+                [tf.TensorSpec((self.most, self.part), tf.int64)] * self.group.local,
+                [tf.TensorSpec(raw, record.dtype)] * self.group.local,
+            )
             # XLA compiles the loop and not only the step: the weights stay where they are between steps.
             self.calls[jit] = tf.function(self._steps, (tf.TensorSpec((), tf.int32), *each), autograph=False, jit_compile=whole)
         self.call = self.calls[jit]

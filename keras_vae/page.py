@@ -33,6 +33,9 @@ FIGURES = (
     ("reconstruction error", "test.reconstruction_error", "mean squared", 5, -1),
     ("answers", "task.psnr", "dB", 2, 1),
     ("what was given", "task.given_psnr", "dB", 2, 0),
+    ("overlap of the masks", "task.dice", "Dice", 4, 1),
+    ("what is usual", "task.usual_dice", "Dice", 4, 0),
+    ("two draws", "task.draws_dice", "Dice", 4, 0),
     ("filled in", "task.rmse", "scores", 4, -1),
     ("the middle instead", "task.given_rmse", "scores", 4, 0),
     ("anomalies", "task.share", "of test records", 4, 0),
@@ -243,6 +246,10 @@ def asked(run: Result) -> list[tuple]:
     if "task.psnr" in value:
         given = figure(value["task.given_psnr"], 2)
         tiles.append(("answers", figure(value["task.psnr"], 2), "dB", f"peak signal-to-noise ratio; of what was given {given} dB"))
+    if "task.dice" in value:
+        usual, draws = (figure(value[f"task.{key}"], 3) for key in ("usual_dice", "draws_dice"))
+        remark = f"overlap with the right masks; of what is usual at each pixel {usual}; of two draws {draws}"
+        tiles.append(("masks", figure(value["task.dice"], 3), "Dice", remark))
     if "task.rmse" in value:
         remark = f"root mean square error of what was hidden; of the middle of each column {figure(value['task.given_rmse'], 4)}"
         tiles.append(("filled in", figure(value["task.rmse"], 4), "scores", remark))

@@ -24,6 +24,8 @@ class Found:
     range: tuple[float, float] = (0.0, 1.0)  # of continuous values
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    names: dict[str, np.ndarray] = field(default_factory=dict)  # of the files that hold the records, bytes [N]; empty where there are none
+    given: "Found | None" = None  # of pairs, what lies beside the records, whose channels come after their own
     columns: tuple = ()  # of a table, `modalities.tabular.Column`; the records are rows then
     notes: list[tuple[str, str]] = field(default_factory=list)  # lines of the data card
     bad: list[dict] = field(default_factory=list)  # {"name", "why"} of records left out; grows when more turn up in training

@@ -38,9 +38,9 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
         between = interpolate(vae, x[:ends], x[second], condition=given)
         rows = {name: tf.repeat(values[:ends], 10, axis=0) for name, values in batch.items()}
         drawn["interpolations.png"] = modality.draw(task.joined(rows, between), 10)
-    if condition is not None and (start := task.start(condition)) is not None:
-        columns = [start, *(answer(vae, task, batch, temperature, seed) for temperature, seed in ANSWERS), task.joined(batch, x)]
-        shown = tf.stack([column[:SHOWN] for column in columns], axis=1)
+    if condition is not None and (given := task.shown(condition)) is not None:
+        columns = [given, *(answer(vae, task, batch, temperature, seed) for temperature, seed in ANSWERS), task.joined(batch, x)]
+        shown = tf.stack(coloured([column[:SHOWN] for column in columns]), axis=1)
         drawn["answers.png"] = modality.draw(tf.reshape(shown, (-1, *shown.shape[2:])), 2 * len(columns))
     return drawn
 
@@ -154,6 +154,12 @@ def pairs(x, reconstructed, columns: int = 10) -> np.ndarray:
     return np.concatenate(blocks)
 
 
+def coloured(pictures: list) -> list:
+    """Pictures [B, H, W, channels], all with as many channels as the most: what is grey stays so."""
+    most = max(picture.shape[-1] for picture in pictures)
+    return [picture if picture.shape[-1] == most else tf.repeat(picture[..., :1], most, axis=-1) for picture in pictures]
+
+
 def interpolate(vae, first, second, steps: int = 10, condition=None) -> np.ndarray:
     """Decoded points on the lines, or the great circles of a sphere, from encode(first) to encode(second), [pairs * steps, *X], all under
     the `condition` of the first, where there is one."""
@@ -213,6 +219,9 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
     if "psnr" in task:
         remark = f"peak signal-to-noise ratio at temperature 0; of what was given {task['given_psnr']:.2f} dB"
         bounds.append(("answers", f"{task['psnr']:.2f} dB", remark))
+    if "dice" in task:
+        remark = f"with the right masks at temperature 0; of what is usual at each pixel {task['usual_dice']:.3f}, of two draws"
+        bounds.append(("overlap (Dice)", f"{task['dice']:.3f}", f"{remark} {task['draws_dice']:.3f}"))
     if "rmse" in task:
         remark = f"root mean square error in scores at temperature 0; of the middle of each column {task['given_rmse']:.4f}"
         bounds.append(("filled in", f"{task['rmse']:.4f}", remark))

@@ -126,7 +126,7 @@ def read_modality(folder: Path) -> Images | Table:
         values = dict(json.loads((folder / "modality.json").read_text()))
         if "columns" in values:
             return Table.of(values)
-        return Images(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return Images.of(values)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None
 

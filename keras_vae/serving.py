@@ -112,7 +112,7 @@ class Endpoints:
     def detect(self, x, *given):
         """The score of each record without a draw, what each element adds to it, nats, and whether it is an anomaly."""
         batch = self._batch(x, given, exact=True)
-        score, elements = self.vae.surprise(batch["x"], batch.get("condition"))
+        score, elements = self.task.surprise(self.vae, self.modality, batch["x"])
         return {**_finite("score", score), **_finite("elements", elements), "anomaly": score > self.threshold}
 
     def encode_raw(self, raw, *asked):
@@ -316,10 +316,10 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
     vae, modality, generator = endpoints.vae, endpoints.modality, np.random.default_rng(0)
     calls = []
     for batch in (rows for rows in PROBE_BATCHES if rows <= 3 or rows * math.prod(modality.shape) <= PROBE_ELEMENTS):
-        raw = np.asarray(examples)[np.arange(batch) % len(examples)]
+        raw = modality.apart(np.asarray(examples)[np.arange(batch) % len(examples)])[0]
         x = modality.known(modality.encode(raw)).numpy()
         raw = modality.examples(raw)
-        given = {spec.name: given_like(spec, raw, endpoints.task, generator) for spec in endpoints.inputs}
+        given = {spec.name: given_like(spec, raw, modality, endpoints.task, generator) for spec in endpoints.inputs}
         condition = endpoints.task.condition(modality, **{name: tf.constant(value) for name, value in given.items()})
         noise = generator.standard_normal((batch, *vae.latent_shape)).astype("float32")
         z = vae.draw(batch, Seed.of(0).fold("probe"), condition=condition).numpy()  # where z may lie: not every latent is R^n
@@ -332,12 +332,15 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
     return calls
 
 
-def given_like(spec, raw: np.ndarray, task, generator) -> np.ndarray:
+def given_like(spec, raw: np.ndarray, modality, task, generator) -> np.ndarray:
     """Something a task may be asked with, of as many rows as `raw`."""
     if spec.dtype == tf.bool:
         return generator.random((len(raw), *spec.shape[1:])) < 0.5
     if spec.dtype == tf.int64:
         return np.arange(len(raw)) % task.classes
+    if modality.beside:
+        values = modality.beside.decode(tf.constant(generator.random((len(raw), *modality.beside.shape)), tf.float32))
+        return values.numpy()
     if raw.ndim == 2:
         return np.where(generator.random(raw.shape) < 0.5, raw, np.float32(np.nan))
     rows, columns = (raw.shape[axis] // spec.shape[axis] for axis in (1, 2))

@@ -17,21 +17,29 @@ from keras_vae import noise
 from keras_vae.domains import Classes, Factor, InnerFraction, Positive, Scales
 from keras_vae.errors import Refusal
 
+CLASSES = 32  # of a mask, at most
+
 
 class Task:
-    """The contract: `batch(modality, x, label, seed)` gives x [B, *X] and what stands beside it in training.
+    """The contract: `batch(modality, x, label, seed, given)` gives x [B, *X] and what stands beside it in training; of pairs `given` is the
+    raw image beside each record.
 
     `inputs(modality)`: what a finished run is asked with, raw, by name; `condition(modality, **inputs)`: what the model is given of it.
     Where nothing is given, both are empty.
     """
 
     labelled = False  # whether records need labels
+    paired = False  # whether records may be pairs
+    verb = "sample"  # of `python -m keras_vae`, that does it
 
     def prepared(self, modality, train):
         """The modality as the task takes it, given the raw training records. `Refusal` (usage) for data that the task is not for."""
+        if modality.beside and not self.paired:
+            why = f"{type(self).__name__} would not look at them"
+            raise Refusal("usage", "data.given is for --task denoise and segment", "data.given", why, "leave --data.given out")
         return modality
 
-    def batch(self, modality, x, label, seed) -> dict:
+    def batch(self, modality, x, label, seed, given=None) -> dict:
         return {"x": x}
 
     def inputs(self, modality) -> dict:
@@ -53,8 +61,12 @@ class Task:
         return {"x": x} if condition is None else {"x": x, "condition": condition}
 
     def start(self, condition):
-        """What of the condition [B, *C] a picture can show, [B, *X]; None if nothing."""
+        """What of the condition [B, *C] stands where x is not known, [B, *X]; None if nothing."""
         return None
+
+    def shown(self, condition):
+        """What of the condition [B, *C] a picture can show, in the values of x, [B, H, W, channels]; None if nothing."""
+        return self.start(condition)
 
     def kept(self, raw, given):
         """A raw answer, with what was given exactly as it was; for a task that fills in."""
@@ -80,7 +92,7 @@ class Conditional(Task):
     classes: Classes = 0
     labelled = True
 
-    def batch(self, modality, x, label, seed):
+    def batch(self, modality, x, label, seed, given=None):
         return self.asked(x, self.condition(modality, label))
 
     def inputs(self, modality):
@@ -96,12 +108,14 @@ class Conditional(Task):
 class _Restoration(Task):
     """Of images, from what became of them."""
 
+    verb = "answer"
+
     def inputs(self, modality):
         given = self.given(modality)
         return {"given": tf.TensorSpec((None, *given.raw_shape), given.raw_dtype, "given")}
 
     def condition(self, modality, given):
-        return modality.scale(given)
+        return self.given(modality).scale(given)
 
     def condition_shape(self, modality):
         if len(modality.shape) != 3:
@@ -118,13 +132,28 @@ class Denoise(_Restoration):
     """Records without their noise: the condition is x + level n, n ~ N(0, 1), or, with noise = "salt-and-pepper", x with a share
     `level` of the elements black or white; both cut to [0, 1].
 
-    Of several levels one between the least and the greatest is drawn for each record: one model for all of them.
+    Of several levels one between the least and the greatest is drawn for each record: one model for all of them. With `--data.given` the
+    condition is the image that lies beside each record there, and noise is not made.
     """
+
+    paired = True
 
     noise: Literal["gaussian", "salt-and-pepper"] = "gaussian"
     level: Positive | Scales = 0.2
 
-    def batch(self, modality, x, label, seed):
+    def given(self, modality):
+        return modality.beside or modality
+
+    def condition_shape(self, modality):
+        shape = super().condition_shape(modality)
+        if modality.beside and modality.beside.shape != shape:
+            why = f"a record is {' x '.join(map(str, shape))}, an image beside it {' x '.join(map(str, modality.beside.shape))}"
+            raise Refusal("usage", "what is denoised must be like what comes out", "data.given", why, "--data.grey True or False")
+        return shape
+
+    def batch(self, modality, x, label, seed, given=None):
+        if given is not None:
+            return self.asked(x, self.condition(modality, given))
         shape, level = (tf.shape(x)[0], *x.shape[1:]), self.level
         if isinstance(level, tuple):
             low, high = min(level), max(level)
@@ -147,7 +176,7 @@ class Inpaint(_Restoration):
     share: InnerFraction = 0.25
     missing: Literal["box", "pixels"] = "box"
 
-    def batch(self, modality, x, label, seed):
+    def batch(self, modality, x, label, seed, given=None):
         seen = self.seen(x, seed)
         return self.asked(x, tf.concat([x * seen, seen], axis=-1))
 
@@ -191,7 +220,7 @@ class SuperResolution(_Restoration):
 
     factor: Factor = 2
 
-    def batch(self, modality, x, label, seed):
+    def batch(self, modality, x, label, seed, given=None):
         return self.asked(x, self.enlarged(tf.nn.avg_pool2d(x, self.factor, self.factor, "VALID")))
 
     def given(self, modality):
@@ -217,6 +246,42 @@ class SuperResolution(_Restoration):
 
 
 @dataclass(frozen=True)
+class Segment(_Restoration):
+    """Which pixel belongs to what: x is a mask, a class at each pixel, and the condition the image beside it (`--data.given`). A draw is
+    one way to see the image, another seed another (A Probabilistic U-Net for Segmentation of Ambiguous Images; Kohl et al. 2018).
+    """
+
+    paired = True
+
+    def prepared(self, modality, train):
+        if not modality.beside:
+            fix = "--data.source folder:MASKS --data.given folder:IMAGES"
+            raise Refusal("usage", "Segment needs an image beside each mask", "data.given", "the records stand alone", fix)
+        if not 2 <= modality.x_levels <= CLASSES:
+            why = f"they have {modality.x_levels} values" if modality.x_levels else "they are continuous"
+            fix = f"black and white pictures, or an array of class numbers from 0 to {CLASSES - 1} at most"
+            raise Refusal("data", "the records are no masks", "data.source", why, fix)
+        return dataclasses.replace(modality, ordered=modality.x_levels == 2)
+
+    def given(self, modality):
+        return modality.beside
+
+    def condition_shape(self, modality):
+        super().condition_shape(modality)
+        return modality.beside.shape
+
+    def batch(self, modality, x, label, seed, given=None):
+        return self.asked(x, self.condition(modality, given))
+
+    def start(self, condition):
+        """Nothing of a mask is given."""
+        return None
+
+    def shown(self, condition):
+        return condition
+
+
+@dataclass(frozen=True)
 class Impute(Task):
     """Tables without gaps: the condition is what of a row is known, and 1 where it is. Only what was hidden is scored.
 
@@ -225,13 +290,14 @@ class Impute(Task):
     """
 
     share: InnerFraction = 0.3
+    verb = "answer"
 
     def prepared(self, modality, train):
         if len(modality.shape) != 1:
             raise Refusal("usage", "Impute is for tables", "task", "the records are images", "--task inpaint fills what is missing in them")
         return modality.for_imputation(train)
 
-    def batch(self, modality, x, label, seed):
+    def batch(self, modality, x, label, seed, given=None):
         known = tf.cast(~tf.math.is_nan(x), tf.float32)
         x, columns = tf.where(known > 0.0, x, 0.0), len(modality.columns)
         rate = 2.0 * self.share * noise.uniform(seed.fold("rate"), (tf.shape(x)[0], 1))
@@ -273,15 +339,23 @@ class Impute(Task):
 class Anomaly(Task):
     """Which records are unlike those of training: `rate` is the share of records like these that may be taken for anomalies.
 
-    A record is scored by its distortion and rate at the posterior mean, without a draw; from the threshold on it is an anomaly. The
-    threshold is the k-th least score of n validation records, k = ceil((n + 1) (1 - rate)) (Inductive Conformal Anomaly Detection;
-    Laxhammar and Falkman 2015).
+    A record is scored by its distortion and rate at the posterior mean, without a draw; a row of a table by that and by how rare the value
+    of each column is alone, which no network learns away. From the threshold on it is an anomaly. The threshold is the k-th least score of
+    n validation records, k = ceil((n + 1) (1 - rate)) (Inductive Conformal Anomaly Detection; Laxhammar and Falkman 2015).
     """
 
     rate: InnerFraction = 0.05
+    verb = "detect"
 
     def prepared(self, modality, train):
-        return modality.for_anomalies(train)
+        return super().prepared(modality, train).for_anomalies(train)
+
+    def surprise(self, vae, modality, x) -> tuple:
+        """The score of each record, [B], and what each element adds to it beside the rate, [B, *parts], nats."""
+        score, elements = vae.surprise(x)
+        if (rarity := modality.rarity(x)) is not None:
+            score, elements = score + tf.reduce_sum(rarity, axis=1), elements + rarity
+        return score, elements
 
     def threshold(self, scores: np.ndarray) -> float:
         """Of the scores [n] of validation records. `Refusal` (data) if they are too few."""

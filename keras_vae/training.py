@@ -56,7 +56,8 @@ def _train(folder: Path, config: Config, console, overwrite: bool, group: device
     if is_finished:
         finished = finished or runs.claim(folder, config, overwrite)
         console.log(f"{folder} is finished; --overwrite starts again, --name NAME starts another")
-        console.done(folder, report.rows(finished), finished["serving"]["path"], finished["seconds"]["total"])
+        verb = components.make("task", config.task).verb
+        console.done(folder, report.rows(finished), finished["serving"]["path"], finished["seconds"]["total"], verb)
         return finished
     asked, decided = config, []
     if is_begun:
@@ -217,7 +218,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         console.log(f"no {what}: {why}")
     if pace:
         console.card(speed.verdict(pace, config))
-    console.done(folder, report.rows(result), str(version), result["seconds"]["total"])
+    console.done(folder, report.rows(result), str(version), result["seconds"]["total"], dataset.task.verb)
 
 
 def dry_run(config: Config, console) -> None:

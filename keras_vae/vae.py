@@ -241,7 +241,7 @@ class VAE(keras.Model):
         """
         if not self.decoder.autoregressive:
             p = self.likelihood(features)
-            return p.mean() if seed is None or not self.likelihood.drawn else p.sample(seed.fold("x"))
+            return self.likelihood.middle(p) if seed is None or not self.likelihood.drawn else p.sample(seed.fold("x"))
 
         def again(number, x, _):
             p = self.likelihood(self.decoder.refine(features, x))
@@ -281,9 +281,9 @@ class VAE(keras.Model):
         """p(x|z), given all of x before each element where the decoder asks for it."""
         return self.likelihood(self.decoder(z, condition, **({"x": x} if self.decoder.autoregressive else {})))
 
-    def surprise(self, x, condition=None) -> tuple:
+    def surprise(self, x) -> tuple:
         """Distortion + rate at the posterior mean, [B], and what each element adds to the distortion, [B, *parts], nats: no draw."""
-        batch = as_batch(x) | ({} if condition is None else as_batch({"condition": condition}))
+        batch = as_batch(x)
         inference = self.infer(batch, Seed.of(0), noise=tf.zeros((tf.shape(batch["x"])[0], *self.latent_shape)))
         elements = -inference.likelihood.element_log_prob(batch["x"])
         return inference.distortion(batch["x"]) + inference.rate(), elements

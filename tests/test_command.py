@@ -101,6 +101,7 @@ FLAGS = [
     ("--data.grey", "True", "data.grey", True),
     ("--data.range", "-1..1", "data.range", "-1..1"),
     ("--data.augment", "Flip, Shift(pixels=1)", "data.augment", "Flip, Shift(pixels=1)"),
+    ("--data.given", "folder:noisy", "data.given", "folder:noisy"),
     ("--data.drop", "id, name", "data.drop", "id, name"),
     ("--data.label", "class", "data.label", "class"),
     ("--data.scores", "standard", "data.scores", "standard"),

@@ -60,7 +60,7 @@ OPTIONS = {
             "Normal(sigma='predicted')",
         ],
         "BetaBinomial": ["BetaBinomial(levels=5)"],
-        "Categorical": ["Categorical(levels=5)"],
+        "Categorical": ["Categorical(levels=5, ordered=False)"],
         "Logistics": ["Logistics(levels=5, components=2)", "Logistics(components=1, channels='conditional')"],
         "ContinuousBernoulli": ["ContinuousBernoulli()"],
         "Laplace": ["Laplace(sigma='predicted', floor=0.01)", "Laplace(momentum=0.5)"],

@@ -181,7 +181,7 @@ def test_rows_come_back_as_they_were(people):
     assert np.allclose(again[:, [1, 4]], raw[:, [1, 4]], rtol=1e-4, atol=1e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize("scaled", ["normal", "standard"])
+@pytest.mark.parametrize("scaled", ["normal", "standard", "robust"])
 def test_rows_come_back_however_they_are_scaled(people, scaled):
     table = tabular.refitted(people.modality, people.train, scaled)
     again = table.decode(table.encode(people.test)).numpy()
@@ -203,6 +203,52 @@ def test_standard_scores_are_deviations_from_the_mean(people):
     table = tabular.refitted(people.modality, people.train, "standard")
     score = table.encode(people.train).numpy()[:, 0]
     assert abs(score.mean()) < 1e-4 and score.std() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_robust_scores_do_not_move_with_what_is_far_off(people):
+    """asinh((value - median) / s), s of the quartiles: a tenth of the rows at a billion hardly change the score of the others."""
+    table = tabular.refitted(people.modality, people.train, "robust")
+    value = people.train[:, 4].astype("float64")
+    low, middle, high = np.quantile(value, (0.25, 0.5, 0.75))
+    expected = np.arcsinh((value - middle) / ((high - low) / 1.349))
+    score = table.encode(people.train).numpy()[:, list(table.column_of).index(4)]
+    assert np.allclose(score, expected, atol=5e-3)  # between knots
+    far = people.train.copy()
+    far[::10, 4] = 1e9
+    moved = tabular.refitted(people.modality, far, "robust").encode(people.train).numpy()[:, list(table.column_of).index(4)]
+    assert np.abs(moved - score).max() < 0.5
+
+
+def test_rarity_is_minus_the_logarithm_of_a_density(people):
+    """Of a score it integrates to one and is what scipy's kernel density is; of levels and gaps it sums to one."""
+    table = people.modality.for_anomalies(people.train)
+    x = table.encode(people.train).numpy()
+    starts = np.cumsum([0, *table.widths])
+    grid = np.linspace(-8.0, 8.0, 4001, dtype="float32")
+    for place, column in enumerate(table.columns):
+        own = slice(starts[place], starts[place + 1])
+        if column.levels:
+            levels = np.eye(table.widths[place], dtype="float32")
+            rows = np.zeros((len(levels), x.shape[1]), "float32")
+            rows[:, own] = levels
+            shares = np.exp(-table.rarity(tf.constant(rows)).numpy()[:, own].sum(axis=1))
+            counts = (x[:, own].sum(axis=0) + 1.0 / len(levels)) / (len(x) + 1.0)
+            assert shares.sum() == pytest.approx(1.0, abs=1e-5) and np.allclose(shares, counts, rtol=1e-4)
+            continue
+        rows = np.zeros((len(grid), x.shape[1]), "float32")
+        rows[:, own.start], gone = grid, 0.0
+        scores = x[:, own.start]
+        if table.widths[place] == 2:
+            rows[:, own.start + 1] = 1.0
+            nothing = table.rarity(tf.zeros((1, x.shape[1]))).numpy()[0, own]
+            gone, scores = np.exp(-nothing.sum()), scores[x[:, own.start + 1] > 0.0]
+        density = np.exp(-table.rarity(tf.constant(rows)).numpy()[:, own].sum(axis=1))
+        assert np.trapezoid(density, grid) + gone == pytest.approx(1.0, abs=0.01), column.name
+        spread = min(scores.std(), np.subtract(*np.quantile(scores, (0.75, 0.25))) / 1.349)
+        kernel = stats.gaussian_kde(scores, spread * len(scores) ** -0.2 / scores.std(ddof=1))
+        n = len(scores)
+        expected = (1.0 - gone) * (n * kernel(grid) + stats.cauchy.pdf(grid)) / (n + 1.0)
+        assert np.abs(density - expected).max() < 0.05 * expected.max(), column.name
 
 
 def test_D20_values_never_seen_are_taken_too(people):
@@ -690,10 +736,16 @@ def test_a_run_that_fills_in(tmp_path, monkeypatch, capsys):
 def test_a_run_that_finds_anomalies(tmp_path, monkeypatch, capsys):
     source = saved(tmp_path / "people.csv", lines(400))
     loaded = finished(tmp_path, monkeypatch, source, task="anomaly")
-    assert loaded.modality.scaled == "standard" and all(column.kind != "few" for column in loaded.modality.columns)
+    assert loaded.modality.scaled == "robust" and all(column.kind != "few" for column in loaded.modality.columns)
+    assert runs.read_modality(loaded.folder) == loaded.modality and "floor=1.0" in loaded.config.model.likelihood
     saved(tmp_path / "odd.csv", [NAMES, "500,3000,Bern,2022-01-01,1.0,3", "90000,3000,Bern,2022-01-01,-400,3"])
     verbs.detect(str(loaded.folder), input=tmp_path / "odd.csv")
     assert np.load(loaded.folder / "outputs" / "anomalies.npy").tolist() == [False, True]
+    raw = data.read(str(tmp_path / "odd.csv"), loaded.modality, config.Data())
+    model = tf.saved_model.load(str(loaded.folder / "serving" / "1"))
+    answer = model.signatures["detect_raw"](raw=tf.constant(raw))
+    assert np.allclose(answer["score"], np.load(loaded.folder / "outputs" / "scores.npy"), rtol=1e-4)
+    assert answer["elements"].shape == (2, *loaded.modality.shape)
 
 
 @pytest.mark.slow

@@ -41,10 +41,10 @@ def ours(parts: list[np.ndarray], options: dict, seed: int):
         return train({"data.source": f"npz:{folder}/rows.npz", "seed": seed, **options})
 
 
-def surprise(vae, dataset, name: str) -> np.ndarray:
+def surprise(vae, dataset, split: str) -> np.ndarray:
     from keras_vae.evaluation import Evaluator
 
-    return Evaluator(vae, dataset).surprise(name)
+    return Evaluator(vae, dataset).surprise(split)
 
 
 def anomalies(name: str, seed: int) -> dict:
@@ -56,8 +56,11 @@ def anomalies(name: str, seed: int) -> dict:
     train, validation, test = split(len(x), seed)
     vae, dataset = ours([x[train], x[validation], x[test]], ANOMALY, seed)
     forest = IsolationForest(random_state=seed).fit(x[np.concatenate([train, validation])])
+    x_test = dataset.encoded("test")
     return {
         "ours": roc_auc_score(y[test], surprise(vae, dataset, "test")),
+        "network": roc_auc_score(y[test], vae.surprise(x_test)[0]),
+        "columns": roc_auc_score(y[test], dataset.modality.rarity(x_test).numpy().sum(axis=1)),
         "forest": roc_auc_score(y[test], -forest.score_samples(x[test])),
     }
 

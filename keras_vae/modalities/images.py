@@ -2,7 +2,7 @@
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,9 @@ class Images:
 
     With dynamic binarisation each pixel is a coin with that probability; dequantised, each is spread evenly over its level:
     x = (raw + u) / levels, u ~ U(0, 1) (A Note on the Evaluation of Generative Models; Theis et al. 2016).
+
+    `beside`: of pairs, what the image beside each record is; its channels come after those of the record. Levels that are not `ordered` are
+    classes.
     """
 
     shape: tuple
@@ -25,6 +28,14 @@ class Images:
     range: tuple = (0.0, 1.0)
     binarize: Literal["none", "dynamic"] = "none"
     dequantize: bool = False
+    beside: "Images | None" = field(default=None, repr=False)
+    ordered: bool = field(default=True, repr=False)
+
+    @classmethod
+    def of(cls, values: dict) -> "Images":
+        """What `dataclasses.asdict` made of one, and JSON of that."""
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**{**values, "beside": cls.of(values["beside"]) if values.get("beside") else None})
 
     def __post_init__(self):
         sides = isinstance(self.shape, tuple) and len(self.shape) == 3 and all(type(side) is int and side >= 1 for side in self.shape)
@@ -56,6 +67,11 @@ class Images:
     def bounds(self) -> tuple:
         """The least and the greatest raw value."""
         return (0, self.levels - 1) if self.levels else self.range
+
+    def apart(self, raw) -> tuple:
+        """Raw records as they come, and the images beside them: None where there are none."""
+        own = self.shape[-1]
+        return (raw, None) if self.beside is None or raw.shape[-1] == own else (raw[..., :own], raw[..., own:])
 
     def encode(self, raw, seed=None) -> tf.Tensor:
         """raw [B, H, W, C] -> x, float32. What is random draws with `seed`; without one it takes the likeliest value (serving)."""
@@ -134,6 +150,10 @@ class Images:
         """As records are scored best."""
         return self
 
+    def rarity(self, x) -> None:
+        """What the value of each element alone adds to the score of an anomaly: nothing."""
+        return None
+
     def asked(self) -> "Images":
         """What a task may be given of these."""
         return self
@@ -142,6 +162,8 @@ class Images:
         """The one for these records, and why."""
         if self.x_levels == 2:
             return "Bernoulli()", "the data is binary"
+        if not self.ordered:
+            return f"Categorical(levels={self.x_levels}, ordered=False)", f"a mask of {self.x_levels} classes"
         if 0 < self.x_levels <= 32:
             return f"Binomial(levels={self.x_levels})", f"the data has {self.x_levels} grey levels"
         nearly = f"has {self.x_levels} levels, nearly continuous" if self.x_levels else "is continuous"
@@ -160,6 +182,9 @@ class Images:
         rows = [("shape", " x ".join(str(side) for side in self.shape)), ("values", f"{values}, mean {mean:.3f} of full scale")]
         if self.binarize == "dynamic":
             rows.append(("binarized", "dynamically: drawn anew at each visit in training, once and for all in validation and test"))
+        if self.beside:
+            shape = " x ".join(map(str, self.beside.shape))
+            rows.append(("given", f"{shape} beside each, {f'{self.beside.levels} levels' if self.beside.levels else 'continuous'}"))
         if self.dequantize:
             rows.append(("dequantized", "drawn anew at each visit in training, once and for all in validation and test"))
         constant = int((np.ptp(seen, axis=0) == 0).sum())

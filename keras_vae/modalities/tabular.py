@@ -16,9 +16,10 @@ import tensorflow as tf
 from keras_vae.errors import Refusal
 
 OTHER = "(other)"  # a level that is not among those of training
-KNOTS = 100  # of the curve from values to normal scores, about
+KNOTS = 100  # of the curve from values to scores, about
 ATOM = 0.02  # share of the records from which on a value has an interval of scores to itself
 FEW, OFTEN = 100, 10  # numbers with at most so many values, each so often on average, are taken for levels
+ROBUST, STEPS = 8.0, 401  # the robust score of a value 1,500 spreads off, the last that has a knot; points of a curve of rarity
 FAR = 10.0  # standard deviations beyond what was seen, where the curve goes on
 EPOCH = datetime.date(1970, 1, 1)
 
@@ -48,6 +49,9 @@ class Fitted:
     ends: tuple = ()  # the least and the greatest value
     whole: bool = False  # whether all values are whole numbers
     missing: bool = False  # whether one was missing, in any split
+    rarity: tuple = ()  # -log share of each level, and of a missing value; of a number -log density at `STEPS` scores, -reach to reach
+    reach: float = 0.0
+    gap: tuple = ()  # of a number that may be missing -log share of the records that have it, and of those that do not
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,17 @@ class Table:
 
     A number that may be missing is followed by 1 where it is there and 0 where not, and levels by one more: `gaps` = "marked". With
     "unknown" a missing value is NaN in x, and no part of what is modelled. Scores are normal (by rank: the value that a share p of the
-    records lies below becomes the normal quantile of p) or standard (in standard deviations from the mean).
+    records lies below becomes the normal quantile of p), standard (in standard deviations from the mean), or robust (asinh((value - median)
+    / s), s the standard deviation of a normal distribution with the same quartiles).
     """
 
     columns: tuple
-    scaled: Literal["auto", "normal", "standard"] = "auto"
+    scaled: Literal["auto", "normal", "standard", "robust"] = "auto"
     gaps: Literal["marked", "unknown"] = "marked"
 
     raw_dtype = "float32"
     levels = x_levels = 0
+    beside = None  # nothing but tables of one kind
     level_width = None  # no bits per dimension: the elements are of different kinds
     x_bounds = (-math.inf, math.inf)
 
@@ -105,7 +111,8 @@ class Table:
 
     def likelihood(self) -> tuple[str, str]:
         numbers = sum(not column.levels for column in self.columns)
-        return f"Columns(kinds={self.kinds})", f"{numbers} columns of numbers, {len(self.columns) - numbers} of levels"
+        floor = ", floor=1.0" * (self.scaled == "robust")  # what lies within the spread of the bulk is no anomaly
+        return f"Columns(kinds={self.kinds}{floor})", f"{numbers} columns of numbers, {len(self.columns) - numbers} of levels"
 
     def encode(self, raw, seed=None) -> tf.Tensor:
         """raw [B, D] -> x [B, E]. A level that was not in the training records is "(other)"; of a number of few values the nearest is
@@ -230,6 +237,10 @@ class Table:
                 found.append(tf.debugging.Assert(~tf.reduce_any(tf.math.is_nan(value)), [said]))
         return found
 
+    def apart(self, raw) -> tuple:
+        """Raw rows, and what comes beside them: nothing."""
+        return raw, None
+
     def known(self, x):
         """x without what it does not know."""
         return tf.where(tf.math.is_nan(x), 0.0, x)
@@ -239,8 +250,39 @@ class Table:
         return np.asarray(raw) if self.gaps == "marked" else np.where(np.isnan(raw), self.decode(self.known(self.encode(raw))), raw)
 
     def for_anomalies(self, train) -> "Table":
-        """As rows are scored best: a rank hides how far off a value lies."""
-        return refitted(self, train, "standard") if self.scaled == "auto" else self
+        """As rows are scored best: a rank hides how far off a value lies, and anomalies among the records move a mean."""
+        table = refitted(self, train, "robust") if self.scaled == "auto" else self
+        x = table.encode(train[np.arange(len(train))]).numpy()
+        return dataclasses.replace(table, columns=tuple(map(with_rarity, table.columns, np.split(x, np.cumsum(table.widths)[:-1], axis=1))))
+
+    def rarity(self, x):
+        """-log of the density or probability of each column alone, where x [B, E] has its value, [B, E], nats; None if never fitted."""
+        if not self.columns or not self.columns[0].rarity:
+            return None
+        parts, start = [], 0
+        numbers = iter(tf.split(self._rarities(x), len(self._numbers), axis=1) if self._numbers else ())
+        for column, width in zip(self.columns, self.widths, strict=True):
+            own = x[:, start : start + width]
+            start += width
+            if column.levels:
+                parts.append(own * np.array(column.rarity[:width], "float32"))
+            elif width == 1:
+                parts.append(next(numbers))
+            else:
+                there, (seen, gone) = own[:, 1:], column.gap
+                parts += [there * next(numbers), there * seen + (1.0 - there) * gone]
+        return tf.concat(parts, axis=1)
+
+    def _rarities(self, x):
+        """Of the columns of numbers, [B, numbers], by linear interpolation."""
+        columns = [self.columns[place] for place in self._numbers]
+        nats, reach = np.array([column.rarity for column in columns], "float32"), np.array([column.reach for column in columns], "float32")
+        scores = tf.gather(x, np.cumsum([0, *self.widths])[self._numbers], axis=1)
+        along = tf.clip_by_value((scores / reach + 1.0) * (STEPS // 2), 0.0, STEPS - 1.0)
+        low = tf.minimum(tf.cast(along, tf.int32), STEPS - 2)
+        first = low + np.arange(len(columns), dtype=np.int32) * STEPS
+        left, right = tf.gather(nats.ravel(), first), tf.gather(nats.ravel(), first + 1)
+        return left + (along - tf.cast(low, tf.float32)) * (right - left)
 
     def for_imputation(self, train) -> "Table":
         """As gaps are filled best: what is missing is unknown, and no number is taken for levels, which say nothing of each other."""
@@ -297,6 +339,30 @@ class Table:
 
 
 SHOWN = 16  # columns on the card
+
+
+def with_rarity(column: Fitted, x: np.ndarray) -> Fitted:
+    """The column, knowing how rare its values are, given its elements [N, width] of the training records.
+
+    The density of a score is a sum of normal ones, as wide as Silverman's rule has it, min(deviation, quartiles / 1.349) n^(-1/5) (Density
+    Estimation for Statistics and Data Analysis; Silverman 1986). It and the shares are smoothed by one more record, spread over all levels
+    or, as a Cauchy distribution, over all scores.
+    """
+    if column.levels:
+        shares = (x.sum(axis=0) + 1.0 / x.shape[1]) / (len(x) + 1.0)
+        return dataclasses.replace(column, rarity=tuple((-np.log(shares)).tolist()))
+    scores, gap = x[:, 0].astype("float64"), ()
+    if x.shape[1] == 2:
+        scores, share = scores[x[:, 1] > 0.0], (x[:, 1].sum() + 0.5) / (len(x) + 1.0)
+        gap = (-math.log(share), -math.log(1.0 - share))
+    reach = max(ROBUST, float(np.abs(scores).max(initial=0.0)))
+    at, step = np.linspace(-reach, reach, STEPS, retstep=True)
+    spread = min(filter(None, (scores.std(), np.subtract(*np.quantile(scores, (0.75, 0.25))) / 1.349)), default=1.0)
+    width = max(spread * len(scores) ** -0.2, step)
+    counts = np.bincount(np.round((scores + reach) / step).astype(int), minlength=STEPS)
+    kernel = np.exp(-0.5 * np.square(np.arange(1 - STEPS, STEPS) * step / width)) / (width * math.sqrt(2.0 * math.pi))
+    density = (np.convolve(counts, kernel, "valid") + 1.0 / (math.pi * (1.0 + np.square(at)))) / (len(scores) + 1.0)
+    return dataclasses.replace(column, rarity=tuple((-np.log(density)).round(5).tolist()), reach=reach, gap=gap)
 
 
 def _along(value, knots, heights, slopes, strict: bool):
@@ -372,6 +438,10 @@ def fitted(column, train: np.ndarray, scaled: str, gaps: bool, few: int = FEW) -
     if scaled == "standard":
         mean, deviation = known.mean(), known.std() or 1.0
         return Fitted(column.name, kind, (), (mean - deviation, mean + deviation), (-1.0, 1.0), **common)
+    if scaled == "robust":
+        low, middle, high = np.quantile(known, (0.25, 0.5, 0.75))
+        deviation, scores = (high - low) / 1.349 or known.std() or 1.0, np.linspace(-ROBUST, ROBUST, KNOTS + 1)
+        return Fitted(column.name, kind, (), tuple((middle + deviation * np.sinh(scores)).tolist()), tuple(scores.tolist()), **common)
     if kind == "number" and 2 <= len(values) <= few and len(known) >= OFTEN * len(values):
         return Fitted(column.name, "few", tuple(values.tolist()), **common)
     n, deviation = len(known), known.std() or 1.0

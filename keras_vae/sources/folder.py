@@ -43,7 +43,7 @@ def find(name: str, options, log) -> Found:
     splits, labels, found.classes = _places(files.names, notes)
     for split in np.unique(splits[good]) if len(good) else []:
         rows = good[splits[good] == split]
-        found.records[split], found.keys[split] = choose(files, rows), files.keys[rows]
+        found.records[split], found.keys[split], found.names[split] = choose(files, rows), files.keys[rows], files.names[rows]
         if found.classes and (labels[rows] >= 0).all():
             found.labels[split] = labels[rows]
     if not found.records:
