@@ -225,14 +225,14 @@ ANSWER_ALL = """
 import io, json, sys, time, contextlib, runpy
 answers = []
 for words in json.loads(sys.argv[2]):
-    started, said, code = time.perf_counter(), io.StringIO(), 0
+    started, said, code = time.process_time(), io.StringIO(), 0
     sys.argv[1:] = words
     with contextlib.redirect_stderr(said):
         try:
             runpy.run_path(PROGRAM, run_name="__main__")
         except SystemExit as left:
             code = left.code
-    answers.append([code, said.getvalue(), time.perf_counter() - started, "tensorflow" in sys.modules])
+    answers.append([code, said.getvalue(), time.process_time() - started, "tensorflow" in sys.modules])
 print(json.dumps(answers))
 """
 

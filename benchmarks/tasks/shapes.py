@@ -21,23 +21,25 @@ def shape(random) -> np.ndarray:
     return [x**2 + y**2 < 1.0, np.maximum(abs(x), abs(y)) < 0.85, (y < 0.7) & (abs(x) < 0.5 * (y + 1.1))][random.integers(3)]
 
 
-def picture(random) -> tuple[np.ndarray, np.ndarray]:
-    """An image [SIDE, SIDE, 3] in [0, 1], and its mask [SIDE, SIDE]."""
+def picture(random) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image [SIDE, SIDE, 3] in [0, 1], its mask [SIDE, SIDE], and where that might as well be the other way round."""
     paper, slope = random.uniform(0.2, 0.8, 3), random.uniform(-0.15, 0.15, (2, 3))
     y, x = np.mgrid[:SIDE, :SIDE][..., None] / SIDE - 0.5
     image = paper + slope[0] * y + slope[1] * x
-    mask, faint = np.zeros((SIDE, SIDE), bool), random.random() < 0.5
+    mask, doubtful, faint = np.zeros((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool), random.random() < 0.5
     for number in range(random.integers(2, 4)):
         inside = shape(random)
         if number == 0 and faint:
             colour, counts = paper + FAINT * random.choice([-1.0, 1.0], 3), random.random() < 0.5
+            doubtful = inside
         else:
             colour, counts = random.random(3), True
             while np.abs(colour - paper).max() < 0.35:
                 colour = random.random(3)
+            doubtful = doubtful & ~inside
         image = np.where(inside[..., None], colour, image)
         mask = (mask & ~inside) | (inside & counts)
-    return np.clip(image + random.normal(0.0, 0.02, image.shape), 0.0, 1.0), mask
+    return np.clip(image + random.normal(0.0, 0.02, image.shape), 0.0, 1.0), mask, doubtful
 
 
 def write(folder: Path, count: int, seed: int) -> None:
@@ -47,7 +49,7 @@ def write(folder: Path, count: int, seed: int) -> None:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        image, mask = picture(random)
+        image, mask, _ = picture(random)
         Image.fromarray((255 * image).round().astype("uint8")).save(folder / "images" / f"{number:05}.png")
         Image.fromarray(mask.astype("uint8") * 255).save(folder / "masks" / f"{number:05}.png")
 
