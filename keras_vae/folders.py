@@ -82,6 +82,7 @@ def _report(text: str) -> tuple[dict, dict, list]:
         if not isinstance(value, list | bool | None)
     }
     figures |= {f"task.{key}": _number(value) for key, value in report.get("task", {}).items()}
+    figures |= {f"features.{key}": _number(value) for key, value in report.get("features", {}).items()}
     figures |= {f"sparsity.{key}": _number(value) for key, value in report.get("sparsity", {}).items()}
     report["symptoms"] = {str(key): None if value is None else _number(value) for key, value in report.get("symptoms", {}).items()}
     report["incidents"] = [(int(found["step"]), str(found["what"]), str(found["text"])) for found in report.get("incidents", ())]

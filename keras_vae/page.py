@@ -36,6 +36,8 @@ FIGURES = (
     ("overlap of the masks", "task.dice", "Dice", 4, 1),
     ("what is usual", "task.usual_dice", "Dice", 4, 0),
     ("two draws", "task.draws_dice", "Dice", 4, 0),
+    ("classes by a linear probe", "features.linear", "share", 3, 1),
+    ("the same of PCA", "features.pca_linear", "share", 3, 0),
     ("filled in", "task.rmse", "scores", 4, -1),
     ("the middle instead", "task.given_rmse", "scores", 4, 0),
     ("anomalies", "task.share", "of test records", 4, 0),
@@ -193,6 +195,12 @@ def body(runs: list[Result], called: list[str]):
     yield "Samples", (hint(text), row(*grids))
     units, moved, lie = ("What each unit carries", unit_bars), ("What each unit does", moving), ("Where the records lie", latent_map)
     yield "Latent space", row(units, moved, lie, style="row latent")
+    if any("features.linear" in run.figures or (run.folder / "pictures" / "sizes.png").is_file() for run in runs):
+        text = (
+            "Mean squared error of test records of which only so many units are kept, those of the highest rate, beside PCA; and the rate "
+        )
+        kept = sheet("sizes.png", "sizes", "Error over the units that are kept, beside PCA.", text + "of what is kept, in bits.")
+        yield "Features", row(("Classes", classes), ("Size", kept))
     yield "Data and model", row((None, lambda run: pairs(run.report["card"])))
     yield "Cost", row((None, cost))
     yield "Configuration", row((None, options))
@@ -257,6 +265,19 @@ def asked(run: Result) -> list[tuple]:
         share, rate, threshold = (figure(value[f"task.{key}"], 4) for key in ("share", "rate", "threshold"))
         tiles.append(("anomalies", share, "of test records", f"score above {threshold} nats; {rate} were allowed"))
     return tiles
+
+
+def classes(run: Result) -> Markup:
+    """How well the classes are told by the codes."""
+    value = run.figures
+    if "features.linear" not in value:
+        return hint("The records have no classes, or the model is told them.")
+
+    def told(key):
+        return f"{value[f'features.{key}']:.1%} of test records; PCA of the same size {value[f'features.pca_{key}']:.1%}"
+
+    usual = f"{value['features.usual']:.1%}"
+    return pairs([("a linear probe", told("linear")), ("5 nearest neighbours", told("neighbours")), ("the most frequent class", usual)])
 
 
 def comparison(runs: list[Result], called: list[str]) -> list[Markup]:

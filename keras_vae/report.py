@@ -228,6 +228,9 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
     if "threshold" in task:
         remark = f"of test records, score above {task['threshold']:.4g} nats; {task['rate']:.2%} were allowed"
         bounds.append(("anomalies", f"{task['share']:.2%}", remark))
+    if found := report.get("features"):
+        remark = f"of test records told by their code, linearly; by PCA of the same size {found['pca_linear']:.1%}"
+        bounds.append(("classes", f"{found['linear']:.1%}", remark))
     table = [
         *bounds,
         ("active units", f"{test['active_units']} of {test['units']}", ""),

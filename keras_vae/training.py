@@ -17,6 +17,7 @@ from keras_vae import (
     devices,
     diagnosis,
     evaluation,
+    features,
     folders,
     gradient_flow,
     loop,
@@ -159,6 +160,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     console.log(f"evaluating the best model (step {best_step:,}) on the test split")
     began = time.perf_counter()
     test, references, asked = assess(vae, dataset, config, console)
+    probes, sizes = features.probes(vae, dataset), features.sizes(vae, dataset, test["rate_per_unit"])
     fitted, threshold = None, None
     if isinstance(dataset.task, tasks.Anomaly):
         asked = anomalies(vae, dataset, config)
@@ -170,6 +172,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     seen = symptoms.measure(vae, dataset, fitted)
     further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"], fitted)
     pictures = {**report.pictures(vae, dataset), **further, "curves.png": report.curves(trainer.history)}
+    if sizes:
+        pictures["sizes.png"] = features.picture(sizes)
     trainer.seconds["evaluate"] += time.perf_counter() - began
     storage.write(folder / "latent.json", storage.lines([latent]))
     for name, content in pictures.items():
@@ -192,6 +196,8 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "test": test,
         "references": references,
         **({"task": asked} if asked else {}),
+        **({"features": probes} if probes else {}),
+        **({"sizes": sizes} if sizes else {}),
         "symptoms": seen,
         "incidents": trainer.incidents,
         "train": {

@@ -94,6 +94,7 @@ FLOORS = (
         "runs": (),
         "serving": (),
         "report": (),
+        "features": ("evaluation",),
         "page": ("diagnosis",),
         "speed": (),
         "symptoms": ("evaluation",),
@@ -144,7 +145,7 @@ WRITES = {
     "savez": {"runs": "into the folder that storage.publish commits", "serving": "into memory", "density": "into memory"},
     "write_bytes": {"serving": "questions for the fresh process, in a temporary folder outside the run"},
     "create_file_writer": {"report": "TensorBoard appends to its own event files"},
-    "savefig": {"report": "into memory", "marginals": "into memory"},
+    "savefig": {"report": "into memory", "marginals": "into memory", "features": "into memory"},
     "save": {
         "modalities.images": "into memory",
         "__main__": "into memory",

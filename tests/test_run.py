@@ -138,7 +138,7 @@ def test_the_events_hold_scalars_pictures_and_histograms(first):
 def test_the_pictures_open(first):
     names = {path.name for path in (first.folder / "pictures").iterdir()}
     grids = {"samples.png", "samples_0.5.png", "samples_0.7.png", "samples_ex_post.png"}
-    assert names == {"reconstructions.png", "interpolations.png", "traversals.png", "curves.png"} | grids
+    assert names == {"reconstructions.png", "interpolations.png", "traversals.png", "curves.png", "sizes.png"} | grids
     for name in names:
         with Image.open(first.folder / "pictures" / name) as picture:
             picture.load()

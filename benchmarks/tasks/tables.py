@@ -66,7 +66,7 @@ def anomalies(name: str, seed: int) -> dict:
 
 
 def peers(name: str, seed: int) -> dict:
-    """PyOD's detectors with their own defaults, on the same rows."""
+    """PyOD's detectors with their own defaults, on the same rows, without the columns that never change: its PCA divides by zero there."""
     import torch
     from pyod.models.iforest import IForest
     from pyod.models.pca import PCA
@@ -77,6 +77,7 @@ def peers(name: str, seed: int) -> dict:
     x, y = table(adbench()[name])
     train, validation, test = split(len(x), seed)
     seen = x[np.concatenate([train, validation])]
+    x, seen = x[:, seen.std(axis=0) > 0.0], seen[:, seen.std(axis=0) > 0.0]
     scaler, found = StandardScaler().fit(seen), {}
     torch.manual_seed(seed)
     for label, detector in (
