@@ -138,8 +138,9 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         if options.on_bad_record == "skip":
             why = "what is left out of one source would still be in the other"
             raise Refusal("usage", "pairs are for --data.on-bad-record error", "data.on_bad_record", why, "mend or remove the bad records")
-        plain = {"grey": None, "range": None, "resize": found.decided.get("resize", options.resize)}
-        beside = _find(dataclasses.replace(options, source=options.given, **plain), log, foreign, where="data.given")
+        bounds = options.range if options.given.partition(":")[0] not in HONOURED else None
+        same = {"given": None, "range": bounds, "resize": found.decided.get("resize", options.resize)}
+        beside = _find(dataclasses.replace(options, source=options.given, **same), log, foreign, where="data.given")
         found = pairs.joined(found, beside, options.given)
     found = complete(found)
     _check_options(options, bool(found.columns))

@@ -33,7 +33,7 @@ def probes(vae, dataset) -> dict | None:
         return None
     labels = {split: dataset.labels[split][dataset.spread(split, RECORDS)] for split in ("train", "test")}
     (train, records), (test, others) = codes(vae, dataset, "train"), codes(vae, dataset, "test")
-    if len(np.unique(labels["train"])) < 2:
+    if len(np.unique(labels["train"])) < 2 or not np.isfinite(train).all() or not np.isfinite(test).all():
         return None
     found = {"usual": float((labels["test"] == np.bincount(labels["train"]).argmax()).mean())}
     count = min(train.shape[1], *records.shape)
@@ -72,7 +72,7 @@ def sizes(vae, dataset, rate_per_unit) -> dict | None:
         if count <= min(records.shape):
             pca = PCA(count, random_state=0).fit(records)
             found["pca_error"].append(float(np.square(pca.inverse_transform(pca.transform(others)) - others).mean()))
-    return found
+    return found if np.isfinite([*found["error"], *found["bits"]]).all() else None
 
 
 def picture(found: dict) -> bytes:

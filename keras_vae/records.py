@@ -156,9 +156,11 @@ def repeated(found: Found) -> list[tuple[str, str]]:
     keys = [found.keys[split] for split in SPLITS]
     copies = sum(map(len, keys)) - len(np.unique(np.concatenate(keys)))
     if copies:
-        notes.append(("duplicates", f"{copies:,} of {sum(map(len, keys)):,} records are copies of another"))
+        alike = "pairs share an image with another" if found.given else "records are copies of another"
+        notes.append(("duplicates", f"{copies:,} of {sum(map(len, keys)):,} {alike}"))
     for split, before in (("validation", ["train"]), ("test", ["train", "validation"])):
         leaked = int(np.isin(found.keys[split], np.concatenate([found.keys[name] for name in before])).sum())
         if leaked:
-            notes.append(("leak", f"{leaked:,} {split} records are also in {' or '.join(before)}: figures on {split} flatter the model"))
+            alike = "pairs share an image with some in" if found.given else "records are also in"
+            notes.append(("leak", f"{leaked:,} {split} {alike} {' or '.join(before)}: figures on {split} flatter the model"))
     return notes

@@ -146,9 +146,16 @@ class Denoise(_Restoration):
 
     def condition_shape(self, modality):
         shape = super().condition_shape(modality)
-        if modality.beside and modality.beside.shape != shape:
-            why = f"a record is {' x '.join(map(str, shape))}, an image beside it {' x '.join(map(str, modality.beside.shape))}"
-            raise Refusal("usage", "what is denoised must be like what comes out", "data.given", why, "--data.grey True or False")
+        ours, theirs = _looks(modality), _looks(modality.beside or modality)
+        if ours != theirs:
+            fix = "the same kind of values in both: --data.grey True or False, --data.range LOW..HIGH of real numbers"
+            raise Refusal(
+                "usage",
+                "what is denoised must be like what comes out",
+                "data.given",
+                f"records are {ours}, images beside them {theirs}",
+                fix,
+            )
         return shape
 
     def batch(self, modality, x, label, seed, given=None):
@@ -164,6 +171,12 @@ class Denoise(_Restoration):
             white = tf.cast(noise.uniform(seed.fold("which"), shape) < 0.5, tf.float32)
             noisy = tf.where(noise.uniform(seed.fold("noise"), shape) < level, white, x)
         return self.asked(x, noisy)
+
+
+def _looks(kind) -> str:
+    """Shape and values of images, for a person."""
+    values = f"of {kind.levels} levels" if kind.levels else "from {:g} to {:g}".format(*kind.range)
+    return f"{' x '.join(map(str, kind.shape))} {values}"
 
 
 @dataclass(frozen=True)
@@ -257,9 +270,10 @@ class Segment(_Restoration):
         if not modality.beside:
             fix = "--data.source folder:MASKS --data.given folder:IMAGES"
             raise Refusal("usage", "Segment needs an image beside each mask", "data.given", "the records stand alone", fix)
-        if not 2 <= modality.x_levels <= CLASSES:
-            why = f"they have {modality.x_levels} values" if modality.x_levels else "they are continuous"
-            fix = f"black and white pictures, or an array of class numbers from 0 to {CLASSES - 1} at most"
+        if not 2 <= modality.levels <= CLASSES or modality.shape[2] != 1 or modality.x_levels != modality.levels:
+            values = f"they have {modality.levels} values" if modality.levels else "they are continuous"
+            why = values + f", {modality.shape[2]} at each pixel" * (modality.shape[2] > 1)
+            fix = f"black and white pictures, or an array of class numbers, 0 to {CLASSES - 1} at most; neither binarized nor dequantized"
             raise Refusal("data", "the records are no masks", "data.source", why, fix)
         return dataclasses.replace(modality, ordered=modality.x_levels == 2)
 

@@ -84,6 +84,50 @@ def test_what_is_no_pair_is_refused(tmp_path, change, kind, said):
     assert said in refused(kind, **arrays(tmp_path, *change(masks(), images())))
 
 
+def test_the_order_of_two_folders_is_that_of_the_names_without_their_endings(tmp_path):
+    """s.png comes after s.left.png, s.bmp before s.left.bmp."""
+    names = [f"s{number // 2:02}{'.left' * (number % 2)}" for number in range(60)]
+    dataset = loaded(folders(tmp_path, masks() * 255, images(), names))
+    for split in ("train", "validation", "test"):
+        batch = dataset.batch(split)
+        assert np.array_equal(batch["x"], np.floor(batch["condition"].numpy()[..., :1] * 255.0 * 2 / 256 + 1e-4)), split
+    (tmp_path / "x" / "s00.png").rename(tmp_path / "x" / "s01.bmp")
+    assert "are there twice, with two endings, the first is s01" in refused(
+        "data", source=f"folder:{tmp_path / 'x'}", given=f"folder:{tmp_path / 'given'}"
+    )
+
+
+@pytest.mark.parametrize("shared", ["image", "record"])
+def test_pairs_that_share_an_image_share_a_split(tmp_path, shared):
+    """Four masks of each image, or four noisy images of each clean one."""
+    several, one = masks(120, seed=1), images(30).repeat(4, axis=0)
+    if shared == "record":
+        several, one = images(120, seed=1)[..., :1], images(30)[..., :1].repeat(4, axis=0)
+    x, given = (several, one) if shared == "image" else (one, several)
+    x[:20:4] = x[0]
+    dataset = load(**arrays(tmp_path, x, given))
+    place = 1 if shared == "image" else 0
+    found = {
+        split: {row.tobytes() for row in dataset.modality.apart(getattr(dataset, split)[:])[place]}
+        for split in ("train", "validation", "test")
+    }
+    assert not found["train"] & found["test"] and not found["train"] & found["validation"] and found["test"]
+    assert "pairs share an image with another" in dict(dataset.notes)["duplicates"]
+
+
+def test_masks_of_nothing_link_nothing(tmp_path):
+    x = masks(200)
+    x[:100] = 0
+    dataset = load(**arrays(tmp_path, x, images(200)))
+    assert len(dataset.test) == 20 and "duplicates" not in dict(dataset.notes)
+
+
+def test_masks_stay_masks_when_they_are_scaled(tmp_path):
+    dataset = loaded(folders(tmp_path, masks() * 255, images()), resize=6)
+    assert dataset.modality.levels == 2 and dataset.modality.beside.shape == (6, 6, 3)
+    assert set(np.unique(dataset.batch("train")["x"])) == {0.0, 1.0}
+
+
 def test_folders_are_paired_by_name(tmp_path):
     options = folders(tmp_path, masks() * 255, images())
     (tmp_path / "given" / "003.bmp").rename(tmp_path / "given" / "3.bmp")
@@ -99,6 +143,8 @@ def test_folders_are_paired_by_name(tmp_path):
         (masks(), "anomaly", "denoise and segment"),
         (images()[..., :1], "segment", "no masks"),
         (images()[..., :1], "denoise", "must be like what comes out"),
+        (masks().repeat(3, axis=3), "segment", "2 values, 3 at each pixel"),
+        ((masks(60, 17)).repeat(3, axis=3), "denoise", "8 x 8 x 3 of 17 levels, images beside them 8 x 8 x 3 of 256 levels"),
     ],
 )
 def test_what_a_task_would_not_look_at_is_refused(tmp_path, x, task, said):
@@ -116,6 +162,24 @@ def test_a_mask_is_not_blended(tmp_path):
     with pytest.raises(Refusal, match="Crop makes new values of old ones"):
         choices.resolve(chosen, dataset)
     assert choices.resolve(config.override(chosen, "data.augment", "Shift"), dataset)
+
+
+def test_whole_numbers_beside_real_ones_stay_whole(tmp_path):
+    """A mask of whole numbers and an image of real ones lie in one array of real numbers; what is served is a mask of whole numbers."""
+    dataset = loaded(arrays(tmp_path, masks(), images().astype("float32") / 255.0 * 0.99))
+    assert dataset.train[:2].dtype == np.float32 and dataset.modality.raw_dtype == "uint8"
+    raw, given = dataset.modality.apart(dataset.train[:5])
+    assert raw.dtype == np.uint8 and given.dtype == np.float32 and np.array_equal(raw, np.round(dataset.train[:5][..., :1]))
+    blended = data.augmentation(config.Data(augment="Crop(least=0.7)"))(tf.constant(dataset.train[:5]), Seed.of(1))
+    assert set(np.unique(dataset.made(blended, None, Seed.of(1))["x"])) == {0.0, 1.0}
+    assert dataset.modality.apart(blended)[0].dtype == tf.uint8
+
+
+def test_the_range_of_real_numbers_holds_for_both(tmp_path):
+    random = np.random.default_rng(0)
+    clean, noisy = random.uniform(-100, 100, (60, SIDE, SIDE, 1)), random.uniform(-120, 120, (60, SIDE, SIDE, 1))
+    dataset = loaded(arrays(tmp_path, clean.astype("float32"), noisy.astype("float32")), "denoise", range="-200..200")
+    assert dataset.modality.range == dataset.modality.beside.range == (-200.0, 200.0)
 
 
 def test_real_noise_takes_the_place_of_ours(tmp_path):

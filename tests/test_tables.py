@@ -219,6 +219,22 @@ def test_robust_scores_do_not_move_with_what_is_far_off(people):
     assert np.abs(moved - score).max() < 0.5
 
 
+def test_what_is_far_off_does_not_blur_what_is_near(people):
+    """One row of the training records at a billion, or at the end of what a number can be, leaves the rarity of the others as it was."""
+    near = people.modality.for_anomalies(people.train)
+    for value in (1e9, 1e30, -3e38):
+        far = people.train.copy()
+        far[0, 4] = value
+        table = people.modality.for_anomalies(far)
+        x, place = table.encode(far).numpy(), list(table.column_of).index(4)
+        assert np.isfinite(x).all() and np.abs(x[0, place]) < 100.0
+        found, expected = (kind.rarity(kind.encode(people.train)).numpy()[:, place] for kind in (table, near))
+        assert np.abs(found - expected).max() < 0.5  # one row of the tail is gone
+        alone = table.rarity(tf.constant(x)).numpy()
+        assert alone[0, place] > alone[1:, place].max() + 2.0
+        assert np.abs(table.decode(x).numpy()[0, 4] / value - 1.0) < 0.01
+
+
 def test_rarity_is_minus_the_logarithm_of_a_density(people):
     """Of a score it integrates to one and is what scipy's kernel density is; of levels and gaps it sums to one."""
     table = people.modality.for_anomalies(people.train)
@@ -734,7 +750,7 @@ def test_a_run_that_fills_in(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_finds_anomalies(tmp_path, monkeypatch, capsys):
-    source = saved(tmp_path / "people.csv", lines(400))
+    source = saved(tmp_path / "people.csv", [*lines(400), *["900,1e30,Bern,2021-01-01,1e9,3"] * 4])  # as is to be found
     loaded = finished(tmp_path, monkeypatch, source, task="anomaly")
     assert loaded.modality.scaled == "robust" and all(column.kind != "few" for column in loaded.modality.columns)
     assert runs.read_modality(loaded.folder) == loaded.modality and "floor=1.0" in loaded.config.model.likelihood

@@ -71,7 +71,17 @@ class Images:
     def apart(self, raw) -> tuple:
         """Raw records as they come, and the images beside them: None where there are none."""
         own = self.shape[-1]
-        return (raw, None) if self.beside is None or raw.shape[-1] == own else (raw[..., :own], raw[..., own:])
+        if self.beside is None or raw.shape[-1] == own:
+            return raw, None
+        return self._typed(raw[..., :own]), self.beside._typed(raw[..., own:])
+
+    def _typed(self, raw):
+        """Raw values as this kind has them: real numbers where they lay beside such."""
+        if raw.dtype == self.raw_dtype:
+            return raw
+        if isinstance(raw, np.ndarray):
+            return (np.round(raw) if self.levels else raw).astype(self.raw_dtype)
+        return tf.cast(tf.round(raw) if self.levels else raw, self.raw_dtype)
 
     def encode(self, raw, seed=None) -> tf.Tensor:
         """raw [B, H, W, C] -> x, float32. What is random draws with `seed`; without one it takes the likeliest value (serving)."""

@@ -19,7 +19,9 @@ OTHER = "(other)"  # a level that is not among those of training
 KNOTS = 100  # of the curve from values to scores, about
 ATOM = 0.02  # share of the records from which on a value has an interval of scores to itself
 FEW, OFTEN = 100, 10  # numbers with at most so many values, each so often on average, are taken for levels
-ROBUST, STEPS = 8.0, 401  # the robust score of a value 1,500 spreads off, the last that has a knot; points of a curve of rarity
+FINE = np.linspace(-8.0, 8.0, 161)  # robust scores with a knot; 8 is that of a value 1,500 spreads off
+ROBUST = np.concatenate([np.arange(-80.0, -8.0, 0.5), FINE, np.arange(8.5, 80.5, 0.5)])  # and those of all values float32 can hold
+REACH, STEPS = 16.0, 801  # the last score on a curve of rarity, and its points
 FAR = 10.0  # standard deviations beyond what was seen, where the curve goes on
 EPOCH = datetime.date(1970, 1, 1)
 
@@ -49,8 +51,7 @@ class Fitted:
     ends: tuple = ()  # the least and the greatest value
     whole: bool = False  # whether all values are whole numbers
     missing: bool = False  # whether one was missing, in any split
-    rarity: tuple = ()  # -log share of each level, and of a missing value; of a number -log density at `STEPS` scores, -reach to reach
-    reach: float = 0.0
+    rarity: tuple = ()  # -log share of each level, and of a missing value; of a number -log density at `STEPS` scores, -REACH to REACH
     gap: tuple = ()  # of a number that may be missing -log share of the records that have it, and of those that do not
 
 
@@ -276,12 +277,12 @@ class Table:
     def _rarities(self, x):
         """Of the columns of numbers, [B, numbers], by linear interpolation."""
         columns = [self.columns[place] for place in self._numbers]
-        nats, reach = np.array([column.rarity for column in columns], "float32"), np.array([column.reach for column in columns], "float32")
+        nats = np.array([column.rarity for column in columns], "float32").ravel()
         scores = tf.gather(x, np.cumsum([0, *self.widths])[self._numbers], axis=1)
-        along = tf.clip_by_value((scores / reach + 1.0) * (STEPS // 2), 0.0, STEPS - 1.0)
+        along = tf.clip_by_value((scores / REACH + 1.0) * (STEPS // 2), 0.0, STEPS - 1.0)
         low = tf.minimum(tf.cast(along, tf.int32), STEPS - 2)
         first = low + np.arange(len(columns), dtype=np.int32) * STEPS
-        left, right = tf.gather(nats.ravel(), first), tf.gather(nats.ravel(), first + 1)
+        left, right = tf.gather(nats, first), tf.gather(nats, first + 1)
         return left + (along - tf.cast(low, tf.float32)) * (right - left)
 
     def for_imputation(self, train) -> "Table":
@@ -355,14 +356,13 @@ def with_rarity(column: Fitted, x: np.ndarray) -> Fitted:
     if x.shape[1] == 2:
         scores, share = scores[x[:, 1] > 0.0], (x[:, 1].sum() + 0.5) / (len(x) + 1.0)
         gap = (-math.log(share), -math.log(1.0 - share))
-    reach = max(ROBUST, float(np.abs(scores).max(initial=0.0)))
-    at, step = np.linspace(-reach, reach, STEPS, retstep=True)
+    at, step = np.linspace(-REACH, REACH, STEPS, retstep=True)
     spread = min(filter(None, (scores.std(), np.subtract(*np.quantile(scores, (0.75, 0.25))) / 1.349)), default=1.0)
     width = max(spread * len(scores) ** -0.2, step)
-    counts = np.bincount(np.round((scores + reach) / step).astype(int), minlength=STEPS)
+    counts = np.bincount(np.round((np.clip(scores, -REACH, REACH) + REACH) / step).astype(int), minlength=STEPS)
     kernel = np.exp(-0.5 * np.square(np.arange(1 - STEPS, STEPS) * step / width)) / (width * math.sqrt(2.0 * math.pi))
     density = (np.convolve(counts, kernel, "valid") + 1.0 / (math.pi * (1.0 + np.square(at)))) / (len(scores) + 1.0)
-    return dataclasses.replace(column, rarity=tuple((-np.log(density)).round(5).tolist()), reach=reach, gap=gap)
+    return dataclasses.replace(column, rarity=tuple((-np.log(density)).round(5).tolist()), gap=gap)
 
 
 def _along(value, knots, heights, slopes, strict: bool):
@@ -440,8 +440,9 @@ def fitted(column, train: np.ndarray, scaled: str, gaps: bool, few: int = FEW) -
         return Fitted(column.name, kind, (), (mean - deviation, mean + deviation), (-1.0, 1.0), **common)
     if scaled == "robust":
         low, middle, high = np.quantile(known, (0.25, 0.5, 0.75))
-        deviation, scores = (high - low) / 1.349 or known.std() or 1.0, np.linspace(-ROBUST, ROBUST, KNOTS + 1)
-        return Fitted(column.name, kind, (), tuple((middle + deviation * np.sinh(scores)).tolist()), tuple(scores.tolist()), **common)
+        knots = middle + ((high - low) / 1.349 or known.std() or 1.0) * np.sinh(ROBUST)
+        held = np.abs(knots) < np.finfo("float32").max
+        return Fitted(column.name, kind, (), tuple(knots[held].tolist()), tuple(ROBUST[held].tolist()), **common)
     if kind == "number" and 2 <= len(values) <= few and len(known) >= OFTEN * len(values):
         return Fitted(column.name, "few", tuple(values.tolist()), **common)
     n, deviation = len(known), known.std() or 1.0

@@ -36,7 +36,8 @@ def find(name: str, options, log) -> Found:
     files = Files(root, *_walk(root), options.on_bad_record)
     notes, facts = files.check()
     shape, decided = _shape(facts, options, notes)
-    binary = options.resize is None and decided["resize"] is None and bool(facts) and all(fact["binary"] for fact in facts)
+    scaled = options.resize is not None or decided["resize"] is not None
+    binary = (options.given is not None or not scaled) and bool(facts) and all(fact["binary"] for fact in facts)  # masks stay masks
     files.fit(Fitting(shape[:2] if decided["resize"] else None, shape[2], sides(options.crop, "data.crop")), shape, binary)
     good = np.setdiff1d(np.arange(len(files)), np.fromiter(files.bad, np.int64))
     found = Found({}, {}, levels=2 if binary else 256, notes=notes, bad=files.said, decided=decided)
