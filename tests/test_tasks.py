@@ -313,6 +313,7 @@ def test_a_whole_run_shows_its_answers(python, train_py, tmp_path):
     folder = tmp_path / "saved_models" / "hole"
     found = json.loads((folder / "report.json").read_text())
     assert {"psnr", "given_psnr"} == set(found["task"]) and "answers" in done.stdout
+    assert "python -m keras_vae answer saved_models/hole" in done.stdout, "what a run is for comes first"
     assert "Answers" in (folder / "report.html").read_text() and (folder / "pictures" / "answers.png").exists()
     sampled = report.rows(found)
     assert ("answers", f"{found['task']['psnr']:.2f} dB") in [row[:2] for row in sampled]
