@@ -16,6 +16,7 @@ from keras_vae import choices, components, config, data, distributions, evaluati
 from keras_vae.console import Console
 from keras_vae.errors import Refusal
 from keras_vae.noise import Seed
+from keras_vae.sources import pairs
 
 SIDE = 8
 
@@ -113,6 +114,23 @@ def test_pairs_that_share_an_image_share_a_split(tmp_path, shared):
     }
     assert not found["train"] & found["test"] and not found["train"] & found["validation"] and found["test"]
     assert "pairs share an image with another" in dict(dataset.notes)["duplicates"]
+
+
+def test_pairs_are_linked_by_way_of_others():
+    """1-a, 1-b, 2-b, 2-c are one group, 3-d another; a record of a tenth of the pairs links none. Against scipy, on random pairs too."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    small = np.array([[1, 11], [1, 12], [2, 12], [2, 13], [3, 14], *([50 + k, 90 + k] for k in range(35))], np.uint64)
+    found = pairs._groups({"train": small[:3], "test": small[3:]})
+    assert found["train"].tolist() == [found["train"][0]] * 3 and found["test"][0] == found["train"][0]
+    assert len(np.unique(np.concatenate([*found.values()]))) == 37
+    random = np.random.default_rng(0)
+    many = random.integers(0, 900, (1000, 2)).astype(np.uint64)
+    group = pairs._groups({"all": many})["all"]
+    edges = coo_array((np.ones(1000), (many[:, 0].astype(int), 900 + many[:, 1].astype(int))), shape=(1800, 1800))
+    expected = connected_components(edges, directed=False)[1][many[:, 0].astype(int)]
+    assert len({*zip(group.tolist(), expected.tolist(), strict=True)}) == len(np.unique(group)) == len(np.unique(expected))
 
 
 def test_masks_of_nothing_link_nothing(tmp_path):

@@ -3,8 +3,6 @@
 import os
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from keras_vae.errors import Refusal
 from keras_vae.records import Found, choose, in_memory
@@ -77,12 +75,17 @@ def _groups(keys: dict) -> dict:
     """One key, by split, for all pairs that share a record or an image, or are linked by pairs that do: the one is no news of the other.
     `keys`: by split [n, 2], of records and images. A record that a tenth of the pairs share, as a mask of nothing, links none."""
     both = np.concatenate([*keys.values()])
-    (_, record, counts), (images, image) = np.unique(both[:, 0], False, True, True), np.unique(both[:, 1], return_inverse=True)
-    linked = counts[record] <= COMMON * len(both)
-    size = len(counts) + len(images)
-    graph = coo_array((np.ones(linked.sum()), (record[linked], len(counts) + image[linked])), shape=(size, size))
-    group = connected_components(graph, directed=False)[1][len(counts) + image]
+    n = len(both)
+    (_, record, counts), (_, image) = np.unique(both[:, 0], False, True, True), np.unique(both[:, 1], return_inverse=True)
+    record = np.where(counts[record] > COMMON * n, n + np.arange(n), record)
+    group, before = np.arange(n), None
+    while before is None or (group != before).any():  # each takes the least number among those it shares something with
+        before = group
+        for place in (record, image):
+            least = np.full(2 * n, n)
+            np.minimum.at(least, place, group)
+            group = least[place]
     with np.errstate(over="ignore"):
-        mixed, sums = both[:, 0] + np.uint64(0x9E3779B97F4A7C15) * both[:, 1], np.zeros(size, np.uint64)
+        mixed, sums = both[:, 0] + np.uint64(0x9E3779B97F4A7C15) * both[:, 1], np.zeros(n, np.uint64)
         np.add.at(sums, group, mixed)
     return dict(zip(keys, np.split(sums[group], np.cumsum([len(part) for part in keys.values()])[:-1]), strict=True))
