@@ -15,6 +15,7 @@ import threading
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from keras_vae import cluster, environment, signals
 from keras_vae.errors import Refusal
@@ -237,6 +238,7 @@ def _outcome(call) -> BaseException | None:
 
 POLL = 0.2  # seconds
 CONNECT = 60  # seconds that TensorFlow has to connect workers that have met
+SILENT = 100  # seconds that a worker may be silent: a machine that is moved or starved stands still for more than TensorFlow's 10
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
@@ -281,6 +283,7 @@ def _workers(log) -> Group:
     """MultiWorkerMirroredStrategy over the workers of TF_CONFIG, once all of them are there."""
     workers = cluster.read()
     cluster.meet(workers, log)
+    _be_patient()
     try:
         # If one is lost now, TensorFlow waits for it, deaf to signals and holding Python's lock: only the kernel can end that.
         with signals.alarm(CONNECT):
@@ -290,6 +293,18 @@ def _workers(log) -> Group:
         raise Refusal("environment", "the workers cannot be connected", "TF_CONFIG", why, "start them all anew") from error
     signals.again()  # TensorFlow has put its own handlers in place
     return Group(strategy, len(workers.addresses), workers.number)
+
+
+def _be_patient() -> None:
+    """What MultiWorkerMirroredStrategy sets up itself if nobody has, but for how long a worker may be silent, which has no public name. A
+    worker that ends is missed at once all the same: its connection breaks."""
+    workers = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    jobs = tf.compat.v1.ConfigProto().experimental.coordination_config.coordinated_job_list
+    for name in workers.jobs:
+        jobs.add(name=name, num_tasks=workers.num_tasks(name))
+    leader = f"/job:{'chief' if 'chief' in workers.jobs else 'worker'}/replica:0/task:0"
+    limit = 1000 * SILENT  # milliseconds
+    context.context().configure_coordination_service("standalone", leader, heartbeat_timeout_in_ms=limit, coordinated_jobs=list(jobs))
 
 
 def _tpu() -> tf.distribute.Strategy:

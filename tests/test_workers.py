@@ -105,6 +105,19 @@ def test_C14_one_of_two_workers_gets_sigterm_while_the_chief_exports(reference, 
     assert digests(folder) == reference
 
 
+def test_C14_workers_that_stand_still_for_a_while_go_on(reference, tmp_path):
+    """SIGSTOP to both workers for longer than TensorFlow waits by default (10 seconds), as a machine that is moved or starved does: no
+    restart, the bits of the group nobody cut"""
+    launcher, folder = launch(tmp_path), tmp_path / "saved_models" / "cut"
+    wait(launcher, lambda: step(folder) >= 20)
+    stopped = list(pids(launcher).values())
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in stopped:
+            os.kill(pid, number)
+        time.sleep(15.0 if number == signal.SIGSTOP else 0.0)
+    assert "restart " not in finish(launcher, tmp_path) and digests(folder) == reference
+
+
 def test_C9_sigterm_to_the_launcher_ends_the_group(reference, tmp_path):
     """SIGTERM to the launcher of two workers: 75 within ten seconds, one commit; two workers go on as one"""
     folder = tmp_path / "saved_models" / "cut"
