@@ -63,7 +63,7 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     for part, order in (("encoder", 1), ("decoder", -1)):
         if getattr(config.model, part) == "auto":
             network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
-            layers = (512, 512, 512) if on_grid else (256, 256)
+            layers = (256, 256) if not on_grid else (512, 512) if len(dataset.train) < FEW_RECORDS else (512, 512, 512)
             choices[part] = f"Dense(widths={layers}, connections='residual', normalization='layer')" if small else network, reason
     for part, (text, why) in choices.items():
         decisions.append((part, f"{text}  ({why})"))

@@ -33,6 +33,9 @@ class Data:
     binarize: Literal["none", "dynamic"] = "none"  # dynamic = every visit draws each pixel anew with probability = its grey level
     dequantize: bool = False  # spread each grey level evenly over its width, drawn anew at every visit
     augment: str = "auto"  # what may happen to a training record, as in "Flip, Shift(pixels=2)", or "none"; see --list augmentations
+    rate: int | None = None  # Hz: what recordings are resampled to; None = the rate that most of them have
+    seconds: float | None = None  # of a recording: longer ones are cut into several, shorter ones end in silence; None = most are covered
+    view: Literal["auto", "waveform", "spectrogram"] = "auto"  # how recordings are seen; auto = the waveform in a task that restores
     drop: str | None = None  # "id, name": columns of a table that are left out
     label: str | None = None  # the column of a CSV or Parquet file that holds the classes
     scores: Literal["auto", "normal", "standard", "robust"] = "auto"  # how numbers of a table are scaled; auto = normal (by rank) or robust
@@ -45,7 +48,7 @@ class Model:
 
     family: str = "VAE"  # HierarchicalVAE = further latents on the grids of its networks; see --list family
     encoder: str = "auto"
-    posterior: str = "Normal(size=16)"
+    posterior: str = "Normal(size=24)"
     prior: str = "Standard()"
     decoder: str = "auto"
     likelihood: str = "auto"
@@ -135,6 +138,8 @@ class Config:
 RANGES = {
     "seed": (0, 2**31 - 1, True),
     "data.batch_size": (1, 2**20, True),
+    "data.rate": (1000, 384000, True),
+    "data.seconds": (0, 3600, False),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.decay_share": (0, 1, False),

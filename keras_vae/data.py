@@ -20,9 +20,11 @@ from keras_vae import config as configuration
 from keras_vae.errors import Refusal, nearest
 from keras_vae.modalities import tabular
 from keras_vae.modalities.images import Images
+from keras_vae.modalities.modality import Modality
+from keras_vae.modalities.sound import Sound
 from keras_vae.noise import Seed
 from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
-from keras_vae.sources import arrays, digits, folder, pairs, tables, tfds
+from keras_vae.sources import arrays, digits, folder, pairs, recordings, tables, tfds, tones
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
 ADAPTED = 5000  # training records that stand for all, at most
@@ -32,6 +34,7 @@ FED = 2**26  # bytes of records read ahead, and handed to one call of the compil
 
 SOURCES = {
     "digits": digits.find,
+    "tones": tones.find,
     "folder": folder.find,
     "npy": arrays.find_npy,
     "npz": arrays.find_npz,
@@ -40,7 +43,12 @@ SOURCES = {
     "csv": tables.find_csv,
     "parquet": tables.find_parquet,
 }
-HONOURED = {"digits": (), "folder": ("resize", "crop", "grey"), "tfds": ("resize", "crop", "grey")}  # options of one's own choosing
+HONOURED = {
+    "digits": (),
+    "tones": (),
+    "folder": ("resize", "crop", "grey"),
+    "tfds": ("resize", "crop", "grey"),
+}  # options of one's own choosing
 OF_IMAGES = {
     "given": None,
     "resize": None,
@@ -51,7 +59,9 @@ OF_IMAGES = {
     "dequantize": False,
 }  # and what leaves them out
 OF_TABLES = {"drop": None, "label": None, "scores": "auto"}
-WRITTEN = ("digits", "folder:DIR", "csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
+OF_SOUND = {"rate": None, "seconds": None, "view": "auto"}
+OWN = ("digits", "tones")  # sources without a name
+WRITTEN = (*OWN, "folder:DIR", "csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
 
 Records = np.ndarray | Chosen
@@ -62,7 +72,7 @@ class Dataset:
     """Raw records of each split: `train`, `validation`, `test`, each with a length and [rows] -> array [n, *raw]."""
 
     source: str
-    modality: Images | tabular.Table
+    modality: Modality
     train: Records
     validation: Records
     test: Records
@@ -143,19 +153,21 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         beside = _find(dataclasses.replace(options, source=options.given, **same), log, foreign, where="data.given")
         found = pairs.joined(found, beside, options.given)
     found = complete(found)
-    _check_options(options, bool(found.columns))
+    _check_options(options, "rows of a table" if found.columns else "recordings" if found.rate else "images")
     for split in SPLITS:
         if not len(found.records[split]):
             why = f"there are {sum(map(len, found.records.values()))} records in all; three that differ are the least"
             raise Refusal("data", f"the {split} split is empty", where=options.source, why=why)
     if found.levels == 2 and options.binarize == "dynamic":
         raise Refusal("usage", "the data is binary already", where="data.binarize", fix="--data.binarize none")
-    if not found.levels and (options.dequantize or options.binarize == "dynamic"):
+    if not found.levels and not found.rate and (options.dequantize or options.binarize == "dynamic"):
         which = "data.dequantize" if options.dequantize else "data.binarize"
         raise Refusal("usage", f"{which} needs grey levels, the data is continuous", where=which, fix=f"leave --{which} out")
     keep_apart(found)
     if found.columns:
         modality, found.records = tabular.fit(found.columns, found.records, options.scores)
+    elif found.rate:
+        modality = Sound(found.records["train"][0:1].shape[1], found.rate, options.view)
     else:
         modality = _images(found, options)
     return Dataset(
@@ -174,7 +186,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
 def _find(options: configuration.Data, log, foreign: bool, where: str = "data.source"):
     """What the source holds, before it is split."""
     kind, _, name = options.source.partition(":")
-    if kind not in SOURCES or bool(name) == (kind == "digits"):
+    if kind not in SOURCES or bool(name) == (kind in OWN):
         meant = "folder" if os.path.isdir(options.source) else Path(options.source).suffix[1:]
         fix = f"--{where} {meant}:{options.source}" if os.path.exists(options.source) and meant in SOURCES else ""
         raise Refusal("usage", f"unknown data source {options.source!r}: {nearest(kind, WRITTEN)}", where=where, fix=fix)
@@ -197,18 +209,16 @@ def _images(found, options: configuration.Data) -> Images:
     return Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize, beside)
 
 
-def _check_options(options: configuration.Data, table: bool) -> None:
+def _check_options(options: configuration.Data, kind: str) -> None:
     """`Refusal` (usage) for an option that is for records of another kind."""
-    for option, left_out in (OF_IMAGES if table else OF_TABLES).items():
-        if getattr(options, option) != left_out:
-            what = (
-                f"data.{option} is for {'images, and the records are rows of a table' if table else 'tables, and the records are images'}"
-            )
-            raise Refusal("usage", what, f"data.{option}", fix=f"leave --data.{option.replace('_', '-')} out")
-    if table and options.augment not in ("auto", "none"):
-        raise Refusal(
-            "usage", "data.augment is for images, and the records are rows of a table", "data.augment", fix="leave --data.augment out"
-        )
+    for other, of_others in {"images": OF_IMAGES, "rows of a table": OF_TABLES, "recordings": OF_SOUND}.items():
+        for option, left_out in of_others.items() if other != kind else ():
+            if getattr(options, option) != left_out:
+                what = f"data.{option} is for {other}, and the records are {kind}"
+                raise Refusal("usage", what, f"data.{option}", fix=f"leave --data.{option.replace('_', '-')} out")
+    if kind != "images" and options.augment not in ("auto", "none"):
+        what = f"data.augment is for images, and the records are {kind}"
+        raise Refusal("usage", what, "data.augment", fix="leave --data.augment out")
 
 
 def _fingerprint(found, modality) -> str:
@@ -287,12 +297,14 @@ class Feed:
 
 
 def read(path, modality, options: configuration.Data, count: int | None = None) -> np.ndarray:
-    """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture, or a folder of pictures, brought
-    to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
+    """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture or recording, or a folder of such,
+    brought to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
     if isinstance(modality, tabular.Table):
         array = str(path).endswith((".npy", ".npz"))
         rows = arrays.read_rows(str(path), options, len(modality.columns)) if array else tables.read(str(path), modality, options)
         return modality.check(rows[:count], str(path))
-    if folder.is_pictures(path):
+    if isinstance(modality, Sound):
+        return recordings.read(path, modality, count) if folder.is_files(path) else arrays.read_sound(str(path), modality, count)
+    if folder.is_files(path):
         return folder.read(path, modality.shape, modality.levels, options, count)
     return arrays.read(path, modality, options, count)

@@ -37,3 +37,7 @@ def nearest(word: str, known) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+class Unreadable(Exception):
+    """A file that holds no record; the text says why."""

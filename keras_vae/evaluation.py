@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, devices, distributions, tasks
+from keras_vae import components, devices, distributions, metrics, tasks
 from keras_vae.noise import Seed
 from keras_vae.vae import observed
 
@@ -141,28 +141,23 @@ class Evaluator:
         return result
 
     def answer(self, split: str, limit: int | None = None) -> dict:
-        """Of a task that is given records: how near the model's answer at temperature 0 comes to x, and how near what was given, as
-        10 log10(1 / mean squared error) over what is asked for, dB; of a table as the root of that error; of masks see `_overlap`; {} of
-        another task."""
+        """Of a task that is given records: how near the model's answer at temperature 0 comes to x, and how near what was given, as the
+        modality measures it (`metrics.fidelity`); of masks see `_overlap`; {} of another task."""
         task = self.dataset.task
         if isinstance(task, tasks.Segment):
             return self._overlap(split, limit)
         if not self.vae.condition_shape or task.start(tf.zeros((1, *self.vae.condition_shape))) is None:
             return {}
 
-        def errors(batch, row):
+        def compared(batch, row):
             x, condition, scored = batch["x"], batch["condition"], batch.get("mask", tf.ones_like(batch["x"]))
             found = self.vae.sample(tf.shape(x)[0], 0, 0.0, condition=condition), task.start(condition)
-            squares = [distributions.sum_event(scored * tf.square(values - x)) for values in found]
-            return *squares, distributions.sum_event(scored)
+            return *metrics.moments(found[0], x, scored), *metrics.moments(found[1], x, scored)
 
-        answered, given, scored = (
-            column.sum(dtype=np.float64) for column in self._over(split, limit, tf.function(errors, autograph=False))
-        )
-        if len(self.vae.event_shape) == 1:
-            return {"rmse": math.sqrt(answered / scored), "given_rmse": math.sqrt(given / scored)} if scored else {}
-        ratios = (-10.0 * math.log10(max(error / scored, 1e-12)) for error in (answered, given))
-        return dict(zip(("psnr", "given_psnr"), ratios, strict=True))
+        kind = self.dataset.modality.fidelity
+        sums = self._over(split, limit, tf.function(compared, autograph=False))
+        found = {key: metrics.fidelity(kind, *part) for key, part in ((kind, sums[:5]), (f"given_{kind}", sums[5:]))}
+        return {} if None in found.values() else found
 
     def _overlap(self, split: str, limit: int | None) -> dict:
         """2 |A & B| / (|A| + |B|) over all pixels of a split, the mean over the classes but the first (Measures of the Amount of Ecologic

@@ -4,8 +4,13 @@ Keras' own keep a part on every replica, and reading one adds the parts up: ever
 holds a sum divided by the number of replicas. These hold the same value everywhere.
 """
 
+import math
+
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_vae import distributions
 
 
 @keras.saving.register_keras_serializable("keras_vae")
@@ -43,3 +48,27 @@ class Mean(keras.metrics.Metric):
 
     def result(self):
         return tf.convert_to_tensor(self.mean)
+
+
+# ---- how near answers come to what they should be
+
+
+def moments(answers, x, scored) -> tuple:
+    """|y - x|^2, the number of elements, y x, |x|^2 and |y|^2 of each answer y, over what of it is `scored` (1, else 0), [B] each."""
+    y, x = scored * answers, scored * x
+    return tuple(distributions.sum_event(values) for values in (tf.square(y - x), scored, y * x, tf.square(x), tf.square(y)))
+
+
+def fidelity(kind: str, error, count, product, power, own) -> float | None:
+    """Of `moments` of all answers, [N] each; None where nothing is asked for. rmse: the root of the mean squared error. psnr: 10 log10(1 /
+    mean squared error), dB, for values that span 1. si_sdr: 10 log10(|s|^2 / |y - s|^2), dB, s the part of y that lies along x; the mean
+    over those x that are not silent (SDR: Half-Baked or Well Done?; Le Roux et al. 2019)."""
+    if kind == "si_sdr":
+        product, power, own = (values[power > 0.0].astype("float64") for values in (product, power, own))
+        along = np.square(product) / power
+        ratios = np.maximum(along, 1e-12 * power) / np.maximum(own - along, 1e-12 * power)
+        return float(10.0 * np.log10(ratios).mean()) if len(ratios) else None
+    if not (elements := count.sum(dtype=np.float64)):
+        return None
+    mean = float(error.sum(dtype=np.float64)) / elements
+    return math.sqrt(mean) if kind == "rmse" else -10.0 * math.log10(max(mean, 1e-12))

@@ -5,6 +5,7 @@ escaped by `drawing.tag`; the page holds no script and forbids itself to load an
 """
 
 import base64
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,11 @@ PICTURES_A_RUN = 6
 BARS = 200  # units
 POINTS = 1000  # of a curve
 NAMED = 2 * COLOURS  # classes with colours or marks of their own
+HEARD = {
+    "reconstructions.wav": "Test records, each before its reconstruction",
+    "answers.wav": "What was given, each before its answer",
+    "samples.wav": "Samples",
+}
 
 # label, key, unit, digits, which is better (1 more, -1 less, 0 neither)
 FIGURES = (
@@ -33,6 +39,8 @@ FIGURES = (
     ("reconstruction error", "test.reconstruction_error", "mean squared", 5, -1),
     ("answers", "task.psnr", "dB", 2, 1),
     ("what was given", "task.given_psnr", "dB", 2, 0),
+    ("answers", "task.si_sdr", "dB SI-SDR", 2, 1),
+    ("what was given", "task.given_si_sdr", "dB SI-SDR", 2, 0),
     ("overlap of the masks", "task.dice", "Dice", 4, 1),
     ("what is usual", "task.usual_dice", "Dice", 4, 0),
     ("two draws", "task.draws_dice", "Dice", 4, 0),
@@ -88,7 +96,11 @@ def document(title: str, kicker: str, said: str, sections) -> bytes:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"),
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:",
+        ),
         tag("title", f"{title} – keras_vae"),
         tag("style", Markup(STYLE)),
     )
@@ -185,6 +197,9 @@ def body(runs: list[Result], called: list[str]):
     if any((run.folder / "pictures" / "answers.png").is_file() for run in runs):
         alt = "Test records: what was given, the answer at temperature 0, two draws, and the record, from left to right, two records a row."
         yield "Answers", row((None, sheet("answers.png", "answers", alt, alt)))
+    heard = [(says, file) for file, says in HEARD.items() if any((run.folder / "pictures" / file).is_file() for run in runs)]
+    if heard:
+        yield "To listen to", row(*((says, functools.partial(recording, file=file)) for says, file in heard))
     text, grids = "Decoded draws from the prior.", [("The prior", sheet("samples.png", "samples", "Samples of the prior.", None))]
     if any(map(spreads, runs)):
         text += " The temperature sets their spread: 1 is the model itself, below it draws are more alike."
@@ -254,6 +269,9 @@ def asked(run: Result) -> list[tuple]:
     if "task.psnr" in value:
         given = figure(value["task.given_psnr"], 2)
         tiles.append(("answers", figure(value["task.psnr"], 2), "dB", f"peak signal-to-noise ratio; of what was given {given} dB"))
+    if "task.si_sdr" in value:
+        given = figure(value["task.given_si_sdr"], 2)
+        tiles.append(("answers", figure(value["task.si_sdr"], 2), "dB", f"signal-to-distortion ratio; of what was given {given} dB"))
     if "task.dice" in value:
         usual, draws = (figure(value[f"task.{key}"], 3) for key in ("usual_dice", "draws_dice"))
         remark = f"overlap with the right masks; of what is usual at each pixel {usual}; of two draws {draws}"
@@ -439,6 +457,15 @@ def picture(run: Result, file: str, what: str, alt: str, caption: str | None, bu
         return hint(f"No {what}: {why}.")
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return captioned(around(tag("img", src=source, alt=alt, width=width, height=height)), caption)
+
+
+def recording(run: Result, file: str) -> Markup:
+    """A recording of the run to play, or the words why there is none."""
+    try:
+        content = (run.folder / "pictures" / file).read_bytes()
+    except OSError:
+        return hint(f"pictures/{file} is not in the folder.")
+    return tag("audio", controls="", preload="none", src=f"data:audio/wav;base64,{base64.b64encode(content).decode()}")
 
 
 def fitted(content: bytes, budget: int) -> tuple[str, bytes, tuple[int, int]]:

@@ -5,6 +5,7 @@ Grey, RGB, palette, transparent (shown on white), 16-bit (to 8), CMYK and the li
 """
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -12,15 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keras_vae.errors import Unreadable
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 PIXELS = 80_000_000  # of one picture; what claims more is refused by its header, before memory is spent on it
 PNG_START = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 274  # the EXIF tag
-
-
-class Unreadable(Exception):
-    """A picture that cannot be decoded; the text says why."""
 
 
 def decode(content: bytes, least: tuple[int, int] | None = None) -> tuple[Image.Image, set[str]]:
@@ -118,3 +117,21 @@ class Fitting:
     def array(self, raw: np.ndarray) -> np.ndarray:
         """The same for a record that is an array already, uint8 [H, W, C]."""
         return self(Image.fromarray(raw[..., 0] if raw.shape[-1] == 1 else raw))
+
+
+def sheet(x, columns: int | None = None) -> bytes:
+    """One PNG with all pictures [N, H, W, C] of values in [0, 1] on a grid, row by row; small ones are enlarged by whole factors."""
+    x = np.asarray(x)
+    n, height, width, channels = x.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = -(-n // columns)
+    zoom, gap = max(1, 64 // max(height, width)), 2
+    canvas = np.full((rows * (height * zoom + gap) + gap, columns * (width * zoom + gap) + gap, 3), 255, np.uint8)
+    pixels = (np.clip(x, 0.0, 1.0) * 255.0).round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
+    for number, picture in enumerate(pixels):
+        top = gap + number // columns * (height * zoom + gap)
+        left = gap + number % columns * (width * zoom + gap)
+        canvas[top : top + height * zoom, left : left + width * zoom] = picture[..., :3] if channels >= 3 else picture[..., :1]
+    buffer = io.BytesIO()
+    Image.fromarray(canvas).save(buffer, "PNG")
+    return buffer.getvalue()

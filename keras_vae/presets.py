@@ -45,6 +45,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "evaluation.samples": 10,
         "evaluation.limit": 500,
     },
+    "fsdd": {"data.source": "folder:recordings", "data.seconds": 0.64},  # the folder of the Free Spoken Digit Dataset
     "quick": {"training.epochs": 2.0, "evaluation.samples": 10},
 }
 

@@ -26,6 +26,7 @@ class Found:
     classes: tuple[str, ...] = ()
     names: dict[str, np.ndarray] = field(default_factory=dict)  # of the files that hold the records, bytes [N]; empty where there are none
     given: "Found | None" = None  # of pairs, what lies beside the records, whose channels come after their own
+    rate: int = 0  # of recordings, samples a second; the records are [T] then
     columns: tuple = ()  # of a table, `modalities.tabular.Column`; the records are rows then
     notes: list[tuple[str, str]] = field(default_factory=list)  # lines of the data card
     bad: list[dict] = field(default_factory=list)  # {"name", "why"} of records left out; grows when more turn up in training
@@ -157,6 +158,7 @@ def repeated(found: Found) -> list[tuple[str, str]]:
     copies = sum(map(len, keys)) - len(np.unique(np.concatenate(keys)))
     if copies:
         alike = "pairs share an image with another" if found.given else "records are copies of another"
+        alike = "records are of the same recording as another" if found.rate and not found.given else alike
         notes.append(("duplicates", f"{copies:,} of {sum(map(len, keys)):,} {alike}"))
     for split, before in (("validation", ["train"]), ("test", ["train", "validation"])):
         leaked = int(np.isin(found.keys[split], np.concatenate([found.keys[name] for name in before])).sum())

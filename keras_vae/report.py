@@ -15,6 +15,7 @@ TRAVERSED = 10  # units
 DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # prior standard deviations
 COMPARED = 2000  # test rows of a table beside samples
 MAPPED = 2000  # test records on the latent map
+HEARD = 2**19  # samples in a file of recordings, about
 ANSWERS, SHOWN = ((0.0, 0), (1.0, 1), (1.0, 2)), 12  # temperatures and seeds of the answers to so many test records
 
 
@@ -43,6 +44,24 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
         shown = tf.stack(coloured([column[:SHOWN] for column in columns]), axis=1)
         drawn["answers.png"] = modality.draw(tf.reshape(shown, (-1, *shown.shape[2:])), 2 * len(columns))
     return drawn
+
+
+def sounds(vae, dataset) -> dict[str, bytes]:
+    """Of recordings samples.wav; reconstructions.wav, each test record before its reconstruction; and of a task that is given records
+    answers.wav, what was given before the answer at temperature 0. {} of other data."""
+    modality, task = dataset.modality, dataset.task
+    if modality.suffix != "wav":
+        return {}
+    count = max(1, min(16, len(dataset.test), HEARD // modality.length))
+    batch = dataset.batch("test", 0, count)
+    x, condition = batch["x"], batch.get("condition")
+    heard = {
+        "samples.wav": samples(vae, dataset)[:: max(1, 64 // count)],
+        "reconstructions.wav": pairs(task.joined(batch, x), task.joined(batch, vae.reconstruct(x, condition)), 1),
+    }
+    if condition is not None and (given := task.start(condition)) is not None:
+        heard["answers.wav"] = pairs(given, answer(vae, task, batch), 1)
+    return {name: modality.write(modality.decode(values)) for name, values in heard.items()}
 
 
 def rows_of(vae, dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +238,9 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
     if "psnr" in task:
         remark = f"peak signal-to-noise ratio at temperature 0; of what was given {task['given_psnr']:.2f} dB"
         bounds.append(("answers", f"{task['psnr']:.2f} dB", remark))
+    if "si_sdr" in task:
+        remark = f"signal-to-distortion ratio (SI-SDR) at temperature 0; of what was given {task['given_si_sdr']:.2f} dB"
+        bounds.append(("answers", f"{task['si_sdr']:.2f} dB", remark))
     if "dice" in task:
         remark = f"with the right masks at temperature 0; of what is usual at each pixel {task['usual_dice']:.3f}, of two draws"
         bounds.append(("overlap (Dice)", f"{task['dice']:.3f}", f"{remark} {task['draws_dice']:.3f}"))

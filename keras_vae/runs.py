@@ -17,6 +17,8 @@ from keras_vae import config as configuration
 from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
+from keras_vae.modalities.modality import Modality
+from keras_vae.modalities.sound import Sound
 from keras_vae.modalities.tabular import Table
 from keras_vae.tasks import Task
 from keras_vae.vae import VAE
@@ -48,7 +50,7 @@ class Run:
 
     folder: Path
     config: Config
-    modality: Images | Table
+    modality: Modality
     vae: VAE
     density: density.ExPost | None
     task: Task
@@ -69,7 +71,7 @@ def real(folder: Path) -> Path:
     return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
 
 
-def build(config: Config, modality: Images | Table) -> VAE:
+def build(config: Config, modality: Modality) -> VAE:
     """The model of a resolved config, built."""
     parts = dataclasses.asdict(config.model)
     keras.utils.set_random_seed(config.seed)  # Keras draws initial weights from a global generator
@@ -121,12 +123,11 @@ def read_config(path: Path) -> Config:
         raise Refusal("model", refusal.what, refusal.where or str(path), refusal.why, refusal.fix) from None
 
 
-def read_modality(folder: Path) -> Images | Table:
+def read_modality(folder: Path) -> Modality:
     try:
         values = dict(json.loads((folder / "modality.json").read_text()))
-        if "columns" in values:
-            return Table.of(values)
-        return Images.of(values)
+        kind = Table if "columns" in values else Sound if "rate" in values else Images
+        return kind.of(values)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None
 
@@ -178,7 +179,7 @@ def recall(folder: Path, config: Config) -> tuple[Config, Config]:
 
 
 def begin(
-    folder: Path, asked: Config, config: Config, modality: Images | Table, fingerprint: str, overwrite: bool = False, teacher: str = ""
+    folder: Path, asked: Config, config: Config, modality: Modality, fingerprint: str, overwrite: bool = False, teacher: str = ""
 ) -> None:
     """Write what identifies the run; modality.json, the last, makes it one. The report of a run that is prolonged no longer holds.
     `Refusal` (model) if the run began on other data, or with a `teacher` of other weights (its digest)."""

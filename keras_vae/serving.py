@@ -341,10 +341,11 @@ def given_like(spec, raw: np.ndarray, modality, task, generator) -> np.ndarray:
     if modality.beside:
         values = modality.beside.decode(tf.constant(generator.random((len(raw), *modality.beside.shape)), tf.float32))
         return values.numpy()
-    if raw.ndim == 2:
+    if isinstance(task, tasks.Impute):
         return np.where(generator.random(raw.shape) < 0.5, raw, np.float32(np.nan))
-    rows, columns = (raw.shape[axis] // spec.shape[axis] for axis in (1, 2))
-    return raw[:, ::rows, ::columns][:, : spec.shape[1], : spec.shape[2]]
+    for axis, side in enumerate(spec.shape[1:], 1):  # smaller images for larger ones
+        raw = np.take(raw, np.arange(side) * (raw.shape[axis] // side), axis)
+    return raw
 
 
 PROBE = """

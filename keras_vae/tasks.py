@@ -106,9 +106,12 @@ class Conditional(Task):
 
 
 class _Restoration(Task):
-    """Of images, from what became of them."""
+    """Of images and waveforms, from what became of them."""
 
     verb = "answer"
+
+    def prepared(self, modality, train):
+        return super().prepared(modality, train).for_restoration()
 
     def inputs(self, modality):
         given = self.given(modality)
@@ -118,9 +121,9 @@ class _Restoration(Task):
         return self.given(modality).scale(given)
 
     def condition_shape(self, modality):
-        if len(modality.shape) != 3:
-            fix = "--task impute fills what is missing in a table"
-            raise Refusal("usage", f"{type(self).__name__} is for images", "task", f"a record has the shape {list(modality.shape)}", fix)
+        if len(modality.shape) == 1:
+            what, fix = f"{type(self).__name__} is not for tables", "--task impute fills what is missing in one"
+            raise Refusal("usage", what, "task", f"a record has the shape {list(modality.shape)}", fix)
         return modality.shape
 
     def start(self, condition):
@@ -130,10 +133,11 @@ class _Restoration(Task):
 @dataclass(frozen=True)
 class Denoise(_Restoration):
     """Records without their noise: the condition is x + level n, n ~ N(0, 1), or, with noise = "salt-and-pepper", x with a share
-    `level` of the elements black or white; both cut to [0, 1].
+    `level` of the elements black or white; both cut to the bounds of x.
 
-    Of several levels one between the least and the greatest is drawn for each record: one model for all of them. With `--data.given` the
-    condition is the image that lies beside each record there, and noise is not made.
+    Of recordings the level counts in the root mean square of each: 1 is noise as loud as the record, 0.56 is 5 dB below. Of several levels
+    one between the least and the greatest is drawn for each record: one model for all of them. With `--data.given` the condition is the
+    image that lies beside each record there, and noise is not made.
     """
 
     paired = True
@@ -146,8 +150,7 @@ class Denoise(_Restoration):
 
     def condition_shape(self, modality):
         shape = super().condition_shape(modality)
-        ours, theirs = _looks(modality), _looks(modality.beside or modality)
-        if ours != theirs:
+        if modality.beside and (ours := _looks(modality)) != (theirs := _looks(modality.beside)):
             fix = "the same kind of values in both: --data.grey True or False, --data.range LOW..HIGH of real numbers"
             raise Refusal(
                 "usage",
@@ -165,12 +168,12 @@ class Denoise(_Restoration):
         if isinstance(level, tuple):
             low, high = min(level), max(level)
             level = low + (high - low) * noise.uniform(seed.fold("level"), (shape[0], *[1] * (len(x.shape) - 1)))
+        least, most = modality.x_bounds
         if self.noise == "gaussian":
-            noisy = tf.clip_by_value(x + level * noise.normal(seed.fold("noise"), shape), 0.0, 1.0)
-        else:
-            white = tf.cast(noise.uniform(seed.fold("which"), shape) < 0.5, tf.float32)
-            noisy = tf.where(noise.uniform(seed.fold("noise"), shape) < level, white, x)
-        return self.asked(x, noisy)
+            noisy = x + level * modality.power(x) * noise.normal(seed.fold("noise"), shape)
+            return self.asked(x, tf.clip_by_value(noisy, least, most))
+        white = tf.where(noise.uniform(seed.fold("which"), shape) < 0.5, most, least)
+        return self.asked(x, tf.where(noise.uniform(seed.fold("noise"), shape) < level, white, x))
 
 
 def _looks(kind) -> str:
@@ -181,49 +184,53 @@ def _looks(kind) -> str:
 
 @dataclass(frozen=True)
 class Inpaint(_Restoration):
-    """What is missing: the condition is x where it is seen, and 1 where that is. Only what is missing is scored.
+    """What is missing: the condition is x where it is seen, else the middle of its bounds, and 1 where it is seen. Only what is missing is
+    scored.
 
-    A `share` of each record is left out in training: a rectangle anywhere ("box") or positions one by one ("pixels").
+    A `share` of each record is left out in training: a rectangle anywhere, of recordings a stretch of time ("box"), or positions one by
+    one ("pixels").
     """
 
     share: InnerFraction = 0.25
     missing: Literal["box", "pixels"] = "box"
 
     def batch(self, modality, x, label, seed, given=None):
-        seen = self.seen(x, seed)
-        return self.asked(x, tf.concat([x * seen, seen], axis=-1))
+        return self.asked(x, self.cut_out(modality, x, self.seen(x, seed)))
+
+    def cut_out(self, modality, x, seen):
+        return tf.concat([tf.where(seen > 0.0, x, sum(modality.x_bounds) / 2.0), seen], axis=-1)
 
     def asked(self, x, condition=None):
         missing = 1.0 - condition[..., -1:] + tf.zeros_like(x)
         return {"x": x * missing, "mask": missing, "condition": condition}
 
     def seen(self, x, seed):
-        """1 where x [B, H, W, C] is seen, 0 where it is missing, [B, H, W, 1]."""
-        rows, (height, width) = tf.shape(x)[0], x.shape[1:3]
+        """1 where x [B, ..., C] is seen, 0 where it is missing, [B, ..., 1]."""
+        rows, sides = tf.shape(x)[0], x.shape[1:-1]
         if self.missing == "pixels":
-            return tf.cast(noise.uniform(seed.fold("missing"), (rows, height, width, 1)) >= self.share, tf.float32)
-        place, within = noise.uniform(seed.fold("place"), (rows, 3)), []
+            return tf.cast(noise.uniform(seed.fold("missing"), (rows, *sides, 1)) >= self.share, tf.float32)
+        place, missing = noise.uniform(seed.fold("place"), (rows, 3)), 1.0
         longer = tf.exp(math.log(2.0) * (2.0 * place[:, 2] - 1.0))  # height to width, beside that of the image, 1/2 to 2
-        for side, factor, position in ((height, tf.sqrt(longer), place[:, 0]), (width, 1.0 / tf.sqrt(longer), place[:, 1])):
-            length = tf.clip_by_value(tf.round(side * math.sqrt(self.share) * factor), 1.0, side)
-            start = tf.floor(position * (side - length + 1.0))[:, None]
+        factors = (tf.sqrt(longer), 1.0 / tf.sqrt(longer)) if len(sides) == 2 else (tf.ones_like(longer),)
+        for axis, (side, factor) in enumerate(zip(sides, factors, strict=True)):
+            length = tf.clip_by_value(tf.round(side * self.share ** (1.0 / len(sides)) * factor), 1.0, side)
+            start = tf.floor(place[:, axis] * (side - length + 1.0))[:, None]
             inside = (tf.range(side, dtype=tf.float32) >= start) & (tf.range(side, dtype=tf.float32) < start + length[:, None])
-            within.append(tf.cast(inside, tf.float32))
-        return 1.0 - within[0][:, :, None, None] * within[1][:, None, :, None]
+            missing *= tf.reshape(tf.cast(inside, tf.float32), (-1, *(side if axis == other else 1 for other in range(len(sides))), 1))
+        return 1.0 - missing
 
     def inputs(self, modality):
-        return super().inputs(modality) | {"seen": tf.TensorSpec((None, *modality.shape[:2]), tf.bool, "seen")}
+        return super().inputs(modality) | {"seen": tf.TensorSpec((None, *modality.shape[:-1]), tf.bool, "seen")}
 
     def condition(self, modality, given, seen):
-        seen = tf.cast(seen, tf.float32)[..., None]
-        return tf.concat([modality.scale(given) * seen, seen], axis=-1)
+        return self.cut_out(modality, modality.scale(given), tf.cast(seen, tf.float32)[..., None])
 
     def condition_shape(self, modality):
         *sides, channels = super().condition_shape(modality)
         return (*sides, channels + 1)
 
     def start(self, condition):
-        return condition[..., :-1] + 0.5 * (1.0 - condition[..., -1:])
+        return condition[..., :-1]
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,8 @@ class SuperResolution(_Restoration):
 
     def condition_shape(self, modality):
         shape = super().condition_shape(modality)
+        if len(shape) != 3:
+            raise Refusal("usage", "SuperResolution is for images", "task", f"a record has the shape {list(shape)}", "another --task")
         if shape[0] % self.factor or shape[1] % self.factor:
             why = f"{shape[0]} x {shape[1]} pixels are not so many times as many"
             raise Refusal(

@@ -171,7 +171,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         density.write(folder, fitted)
     seen = symptoms.measure(vae, dataset, fitted)
     further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"], fitted)
-    pictures = {**report.pictures(vae, dataset), **further, "curves.png": report.curves(trainer.history)}
+    pictures = {**report.pictures(vae, dataset), **further, **report.sounds(vae, dataset), "curves.png": report.curves(trainer.history)}
     if sizes:
         pictures["sizes.png"] = features.picture(sizes)
     trainer.seconds["evaluate"] += time.perf_counter() - began

@@ -77,7 +77,7 @@ def test_override_replaces_one_leaf_and_nothing_else(path):
     "path, value, leaf, result",
     [
         ("model.posterior.size", 64, "model.posterior", "Normal(size=64)"),
-        ("model.posterior.limit", 3.0, "model.posterior", "Normal(size=16, limit=3.0)"),
+        ("model.posterior.limit", 3.0, "model.posterior", "Normal(size=24, limit=3.0)"),
         ("optimizer.decay.final", 0.1, "optimizer.decay", "Cosine(final=0.1)"),
         ("optimizer.clip-norm", 1.0, "optimizer.clip_norm", 1.0),
         ("data.batch-size", 3, "data.batch_size", 3),

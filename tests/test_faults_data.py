@@ -257,9 +257,9 @@ def test_D12_pictures_of_mixed_sizes_follow_a_stated_rule(tmp_path):
 
 def test_D12_a_size_seen_later_than_the_first_look_is_a_bad_record(tmp_path, monkeypatch):
     """One picture of another size among many, not among those that were looked at."""
-    from keras_vae.sources import folder
+    from keras_vae.sources import files
 
-    monkeypatch.setattr(folder, "CHECKED", 2)
+    monkeypatch.setattr(files, "CHECKED", 2)
     pictures(tmp_path / "x", 30)
     Image.fromarray(images(1, (9, 9, 3))[0]).save(tmp_path / "x" / "15.png")
     with pytest.raises(Refusal) as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -11,12 +12,15 @@ sys.path.append(str(Path(__file__).parent.parent))
 from silent import Silent
 
 
+LATENT = {"model.posterior": "Normal(size=16)"}  # of all that is measured here, unless it says another
+
+
 def train(options: dict):
     """(the best model, its data set) of a run with these options: path -> value."""
     from keras_vae import choices, config, data, devices, evaluation, loop, runs, training
 
     chosen = config.Config()
-    for path, value in options.items():
+    for path, value in {**LATENT, **options}.items():
         chosen = config.override(chosen, path, value)
     dataset = data.load(chosen.data, lambda *_: None, foreign=True)
     chosen, _ = choices.resolve(config.check(chosen), dataset, 1)
@@ -31,6 +35,19 @@ def train(options: dict):
 def kept(results: Path) -> list[dict]:
     """A line for each measurement: {"what", "name", "seed", "figures", "seconds"}."""
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def means(lines: list[dict]) -> str:
+    """Means over the seeds and their standard deviation, as Markdown."""
+    text = []
+    for what in dict.fromkeys(line["what"] for line in lines):
+        rows = [line["figures"] for line in lines if line["what"] == what]
+        text += [f"**{what}**, {len(rows)} seeds", "", "| | mean | standard deviation |", "|---|---|---|"]
+        for key in rows[0]:
+            values = [row[key] for row in rows]
+            text.append(f"| {key} | {statistics.mean(values):.3f} | {statistics.pstdev(values):.3f} |")
+        text.append("")
+    return "\n".join(text)
 
 
 def main(about: str, results: Path, measures: dict, names, page, seeds: int) -> None:

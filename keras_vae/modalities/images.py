@@ -1,6 +1,5 @@
 """Images: raw grey or colour values H x W x C."""
 
-import io
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,10 +9,12 @@ import tensorflow as tf
 
 from keras_vae import noise
 from keras_vae.errors import Refusal
+from keras_vae.modalities.modality import Modality
+from keras_vae.pictures import sheet
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Modality):
     """Raw values, whole levels 0..levels-1 or (levels 0) real numbers within `range`, as x in [0, 1] by a linear map.
 
     With dynamic binarisation each pixel is a coin with that probability; dequantised, each is spread evenly over its level:
@@ -148,26 +149,6 @@ class Images:
         apart = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else math.inf
         return (0.0 if apart <= 1.0 else math.inf) if self.levels else apart / max(1.0, np.abs(live).max(initial=0.0))
 
-    def known(self, x):
-        """x without what it does not know."""
-        return x
-
-    def examples(self, raw) -> np.ndarray:
-        """Raw records as ones without gaps."""
-        return raw
-
-    def for_anomalies(self, train) -> "Images":
-        """As records are scored best."""
-        return self
-
-    def rarity(self, x) -> None:
-        """What the value of each element alone adds to the score of an anomaly: nothing."""
-        return None
-
-    def asked(self) -> "Images":
-        """What a task may be given of these."""
-        return self
-
     def likelihood(self) -> tuple[str, str]:
         """The one for these records, and why."""
         if self.x_levels == 2:
@@ -213,19 +194,4 @@ class Images:
 
     def draw(self, x, columns: int | None = None) -> bytes:
         """The same of x in [0, 1], in 256 shades whatever the levels: a mean of p(x|z) between two levels is shown as it is."""
-        from PIL import Image
-
-        x = np.asarray(x)
-        n, height, width, channels = x.shape
-        columns = columns or math.ceil(math.sqrt(n))
-        rows = -(-n // columns)
-        zoom, gap = max(1, 64 // max(height, width)), 2
-        sheet = np.full((rows * (height * zoom + gap) + gap, columns * (width * zoom + gap) + gap, 3), 255, np.uint8)
-        pixels = (np.clip(x, 0.0, 1.0) * 255.0).round().astype("uint8").repeat(zoom, 1).repeat(zoom, 2)
-        for number, picture in enumerate(pixels):
-            top = gap + number // columns * (height * zoom + gap)
-            left = gap + number % columns * (width * zoom + gap)
-            sheet[top : top + height * zoom, left : left + width * zoom] = picture[..., :3] if channels >= 3 else picture[..., :1]
-        buffer = io.BytesIO()
-        Image.fromarray(sheet).save(buffer, "PNG")
-        return buffer.getvalue()
+        return sheet(x, columns)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae.errors import Refusal
+from keras_vae.modalities.modality import Modality
 
 OTHER = "(other)"  # a level that is not among those of training
 KNOTS = 100  # of the curve from values to scores, about
@@ -56,7 +57,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Modality):
     """Raw float32 rows [D], NaN where a value is missing, as x [E]: column by column a score, or one-hot levels.
 
     A number that may be missing is followed by 1 where it is there and 0 where not, and levels by one more: `gaps` = "marked". With
@@ -69,11 +70,7 @@ class Table:
     scaled: Literal["auto", "normal", "standard", "robust"] = "auto"
     gaps: Literal["marked", "unknown"] = "marked"
 
-    raw_dtype = "float32"
-    levels = x_levels = 0
-    beside = None  # nothing but tables of one kind
-    level_width = None  # no bits per dimension: the elements are of different kinds
-    x_bounds = (-math.inf, math.inf)
+    fidelity = "rmse"
 
     @classmethod
     def of(cls, values: dict) -> "Table":
@@ -237,10 +234,6 @@ class Table:
                 said = f"column {column.name!r} must not be missing: in the run's own data it never was"
                 found.append(tf.debugging.Assert(~tf.reduce_any(tf.math.is_nan(value)), [said]))
         return found
-
-    def apart(self, raw) -> tuple:
-        """Raw rows, and what comes beside them: nothing."""
-        return raw, None
 
     def known(self, x):
         """x without what it does not know."""

@@ -162,6 +162,11 @@ def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
     return modality.check(array, str(path))
 
 
+def read_sound(path: str, modality, count: int | None = None) -> np.ndarray:
+    """The first `count` recordings [N, T] in a .npy or .npz file."""
+    return modality.check(np.asarray((_only(path) if path.endswith(".npz") else read_npy(path))[:count]), path)
+
+
 def _only(path: str) -> np.ndarray:
     """The records in a .npz file that has no splits."""
     records, _, _ = _named(read_npz(path), path)

@@ -1,0 +1,377 @@
+"""Recordings: what becomes of files and samples, what is heard again, and whole runs on made tones."""
+
+import io
+import itertools
+import json
+import math
+import wave
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vae import audio, config, data, evaluation, metrics, report
+from keras_vae.errors import Refusal, Unreadable
+from keras_vae.modalities import sound
+from keras_vae.modalities.sound import Sound
+from keras_vae.noise import Seed
+from keras_vae.sources import tones
+from keras_vae.tasks import Denoise, Inpaint
+
+soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+RATE, LENGTH = 8000, 2048
+SPECTROGRAM, WAVEFORM = Sound(LENGTH, RATE), Sound(LENGTH, RATE, "waveform")
+
+
+def sines(*frequencies: float, rate: int = RATE, seconds: float = LENGTH / RATE, loud: float = 0.5) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return np.stack([loud * np.sin(2 * np.pi * frequency * time) for frequency in frequencies]).astype("float32")
+
+
+def read(**options):
+    return data.load(config.Data(**options), lambda *_: None)
+
+
+def refused(call) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        call()
+    return caught.value
+
+
+# ---- samples and what they are seen as
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
+def test_what_was_transformed_comes_back(rate):
+    raw = np.random.default_rng(0).normal(size=(2, 32 * sound.hop(rate))).astype("float32")
+    spectra = sound.spectrum(raw, rate)
+    assert spectra.shape == (2, 32, sound.window(rate) // 2 + 1)
+    np.testing.assert_allclose(sound.waveform(spectra, rate, raw.shape[1]), raw, atol=2e-6)
+
+
+def test_a_sine_at_full_scale_is_one_at_its_band_and_twenty_decibels_less_is_a_quarter_less():
+    bands = [SPECTROGRAM.encode(sines(1000.0, loud=loud)).numpy()[0, 8:24, :, 0] for loud in (0.9, 0.09)]
+    assert bands[0].max() == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_allclose(bands[0].max(axis=1) - bands[1].max(axis=1), 0.25, atol=1e-3)
+    centres = 700.0 * (10.0 ** (np.linspace(0.0, 2595.0 * math.log10(1.0 + 4000.0 / 700.0), sound.BANDS + 2)[1:-1] / 2595.0) - 1.0)
+    assert abs(centres[bands[0].mean(axis=0).argmax()] - 1000.0) < 100.0
+
+
+def test_silence_is_zero_and_stays_silent():
+    x = SPECTROGRAM.encode(np.zeros((1, LENGTH), "float32"))
+    assert not x.numpy().any() and not SPECTROGRAM.decode(x).numpy().any()
+
+
+def test_a_waveform_is_its_samples_both_ways():
+    raw = sines(300.0, 700.0)
+    assert np.array_equal(WAVEFORM.encode(raw)[..., 0], raw) and np.array_equal(WAVEFORM.decode(WAVEFORM.encode(raw)), raw)
+    assert np.abs(WAVEFORM.decode(3.0 * WAVEFORM.encode(raw))).max() == 1.0
+
+
+def test_a_spectrogram_is_heard_again():
+    """Within two dB of it on average, for each kind of tone, and better than with the phases it started from."""
+    raw = tones.find("", None, None).records["test"][:24]
+    x = SPECTROGRAM.encode(raw)
+    heard = SPECTROGRAM.encode(SPECTROGRAM.decode(x)).numpy()
+    assert np.abs(heard - x).mean() * sound.REACH < 2.0
+    assert np.array_equal(SPECTROGRAM.decode(x), SPECTROGRAM.decode(x))
+
+
+def test_phases_are_found_that_fit_the_magnitudes():
+    noise = 0.05 * np.random.default_rng(0).normal(size=(2, LENGTH)).astype("float32")
+    magnitude = tf.abs(sound.spectrum(sines(440.0, 1234.0) + noise, RATE))
+    again = tf.abs(sound.spectrum(sound.heard(magnitude, RATE, LENGTH), RATE))
+    assert 20.0 * math.log10(np.linalg.norm(again - magnitude) / np.linalg.norm(magnitude)) < -15.0
+
+
+def test_si_sdr_is_the_ratio_whatever_the_loudness():
+    x = sines(440.0)
+    apart = np.random.default_rng(0).normal(size=x.shape)
+    apart -= (apart * x).sum() / np.square(x).sum() * x
+    apart *= np.linalg.norm(x) / np.linalg.norm(apart) * 10.0 ** (-7.0 / 20.0)  # 7 dB below, and at right angles
+    for scale in (1.0, 0.3):
+        parts = metrics.moments(tf.constant(scale * (x + apart), tf.float32), x, tf.ones_like(x))
+        assert metrics.fidelity("si_sdr", *map(np.asarray, parts)) == pytest.approx(7.0, abs=1e-3)
+    silent = [np.asarray(part) for part in metrics.moments(x, tf.zeros_like(x), tf.ones_like(x))]
+    assert metrics.fidelity("si_sdr", *silent) is None
+
+
+@pytest.mark.parametrize("level", [0.1, 10.0 ** (-5.0 / 20.0)])
+def test_noise_is_so_far_below_each_recording(level):
+    raw = np.concatenate([sines(440.0, loud=0.02), sines(900.0, loud=0.2)])
+    x = WAVEFORM.encode(raw)
+    noise = Denoise(level=level).batch(WAVEFORM, x, None, Seed.of(0))["condition"] - x
+    ratios = tf.reduce_mean(tf.square(x), (1, 2)) / tf.reduce_mean(tf.square(noise), (1, 2))
+    np.testing.assert_allclose(10.0 * np.log10(ratios), -20.0 * math.log10(level), atol=0.3)
+
+
+def test_a_stretch_of_time_is_missing_and_stands_as_silence():
+    x = WAVEFORM.encode(sines(440.0, 700.0))
+    batch = Inpaint(share=0.25).batch(WAVEFORM, x, None, Seed.of(3))
+    for row, missing in zip(batch["condition"].numpy(), batch["mask"].numpy()[..., 0], strict=True):
+        assert missing.sum() == LENGTH // 4 and np.abs(np.diff(missing)).sum() <= 2.0
+        assert not row[missing == 1.0].any() and (row[missing == 0.0, 1] == 1.0).all()
+    start = Inpaint().start(batch["condition"])
+    assert np.array_equal(tf.where(batch["mask"] > 0, 0.0, x), start)
+
+
+def test_wav_files_hold_what_was_written():
+    raw = sines(440.0, 880.0)
+    with wave.open(io.BytesIO(SPECTROGRAM.write(raw))) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(2, -1) / (2**15 - 1)
+    np.testing.assert_allclose(samples[:, :LENGTH], raw, atol=2e-5)
+    assert samples.shape[1] == LENGTH + RATE // 4 and not samples[:, LENGTH:].any()
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (np.zeros((2, 100), "float32"), "2048"),
+        (np.full((1, LENGTH), 1.5, "float32"), "-1 to 1"),
+        (np.full((1, LENGTH), np.nan, "float32"), "-1 to 1"),
+        (np.zeros((1, LENGTH), "int32"), "int16"),
+        (np.zeros((0, LENGTH), "float32"), "shape"),
+    ],
+)
+def test_records_from_outside_are_checked(raw, said):
+    refusal = refused(lambda: WAVEFORM.check(raw, "here"))
+    assert refusal.kind == "data" and said in str(refusal)
+
+
+def test_whole_samples_are_those_of_16_bits():
+    assert WAVEFORM.check(np.full((1, LENGTH), -(2**15), np.int16), "here")[0, 0] == -1.0
+
+
+@pytest.mark.parametrize("length", [LENGTH + 1, 0, 0.5])
+def test_a_length_is_whole_hops(length):
+    with pytest.raises(ValueError, match="whole number"):
+        Sound(length, RATE)
+
+
+# ---- folders of recordings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten recordings of two classes."""
+    for number in range(10):
+        place = tmp_path / ("low" if number % 2 else "high")
+        place.mkdir(exist_ok=True)
+        soundfile.write(place / f"{number}.wav", sines(300.0 + 50.0 * number)[0], RATE)
+    return tmp_path
+
+
+def test_a_folder_of_recordings_is_a_data_set(folder):
+    found = read(source=f"folder:{folder}")
+    assert found.modality == SPECTROGRAM and found.classes == ("high", "low")
+    raw = np.concatenate([found.train[:], found.validation[:], found.test[:]])
+    assert raw.shape == (10, LENGTH) and raw.dtype == np.float32
+    expected = {round(float(np.abs(np.fft.rfft(row)).argmax())) for row in sines(*(300.0 + 50.0 * n for n in range(10)))}
+    assert {round(float(np.abs(np.fft.rfft(row)).argmax())) for row in raw} == expected
+
+
+def test_options_of_recordings_are_kept(folder):
+    found = read(source=f"folder:{folder}", rate=4000, seconds=0.1, view="waveform")
+    assert found.modality == Sound(416, 4000, "waveform")  # the next whole hop of 32
+    assert read(source=f"folder:{folder}").decided == {"rate": 8000, "seconds": 0.256}
+
+
+def test_a_long_recording_is_cut_into_records_of_one_split(tmp_path):
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", sines(200.0 + 100.0 * number, seconds=3.0 * LENGTH / RATE + 0.01)[0], RATE)
+    found = read(source=f"folder:{tmp_path}", seconds=LENGTH / RATE)
+    assert [len(getattr(found, split)) for split in ("train", "validation", "test")] == [12, 3, 3]
+    tops = {split: set(np.abs(np.fft.rfft(getattr(found, split)[:])).argmax(axis=1)) for split in ("train", "validation", "test")}
+    assert all(not tops[a] & tops[b] for a, b in itertools.combinations(tops, 2))
+    assert "into several records, which share a split" in dict(found.notes)["cut"]
+
+
+def test_of_pictures_and_recordings_the_kind_with_more_is_taken(folder):
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(folder / "cover.png")
+    found = read(source=f"folder:{folder}")
+    assert found.modality == SPECTROGRAM and dict(found.notes)["ignored"].startswith("1 files")
+
+
+def test_D23_another_rate_is_resampled(tmp_path):
+    """Other sample rate: resampled to the one that most have, without a shift in pitch"""
+    for number in range(6):
+        rate = 16000 if number == 5 else RATE
+        soundfile.write(tmp_path / f"{number}.wav", sines(1000.0 + number, rate=rate)[0], rate)
+    found = read(source=f"folder:{tmp_path}")
+    raw = np.concatenate([found.train[:], found.validation[:], found.test[:]])
+    assert (np.abs(np.abs(np.fft.rfft(raw)).argmax(axis=1) * RATE / LENGTH - 1000.0) < 10.0).all()
+    assert ("converted", "1: to 8,000 Hz; --data.rate sets another") in found.notes
+
+
+def test_D23_stereo_becomes_the_mean(tmp_path):
+    """Stereo: the mean of the channels, said on the card"""
+    for number in range(4):
+        left, right = sines(400.0 + number, 900.0)
+        soundfile.write(tmp_path / f"{number}.wav", np.stack([left, right], axis=1), RATE, subtype="FLOAT")
+    found = read(source=f"folder:{tmp_path}", view="waveform")
+    raw = np.concatenate([found.train[:], found.validation[:], found.test[:]])
+    means = np.stack([sines(400.0 + number, 900.0).mean(axis=0) for number in range(4)])
+    assert np.abs(raw[:, None] - means[None]).max(axis=2).min(axis=1).max() < 1e-6
+    assert ("converted", "4: several channels, to their mean") in found.notes
+
+
+def test_D23_clipped_recordings_are_said(folder):
+    """Clipped: read as it is, with a warning; beyond full scale it is cut"""
+    soundfile.write(folder / "low" / "loud.wav", np.clip(sines(440.0, loud=3.0)[0], -1.0, 1.0), RATE)
+    soundfile.write(folder / "low" / "beyond.wav", sines(440.0, loud=2.0)[0], RATE, subtype="FLOAT")
+    found = read(source=f"folder:{folder}")
+    warnings = [text for label, text in found.notes if label == "warning"]
+    assert len(warnings) == 2 and "beyond full scale" in warnings[0] and "clipped" in warnings[1]
+    assert max(np.abs(getattr(found, split)[:]).max() for split in ("train", "validation", "test")) == 1.0
+
+
+def spoiled(kind: str, path):
+    """A file that is no recording, of a kind."""
+    if kind == "zero length":
+        soundfile.write(path, np.zeros(0, "float32"), RATE)
+    elif kind == "NaN":
+        soundfile.write(path, np.full(100, np.nan, "float32"), RATE, subtype="FLOAT")
+    elif kind == "wrong header":
+        path.write_bytes(b"RIFF????WAVEjunk" + bytes(100))
+    elif kind == "empty file":
+        path.write_bytes(b"")
+    else:
+        soundfile.write(path, sines(440.0, rate=16000)[0], 16000, format="MP3")
+
+
+KINDS = ("zero length", "NaN", "wrong header", "empty file", "MP3 named .wav")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_D23_what_is_no_recording_is_refused_by_name(kind, folder):
+    """Zero length, NaN, wrong header, empty, MP3 named .wav: refused with the file and the reason, or left out and listed"""
+    spoiled(kind, folder / "low" / "bad.wav")
+    refusal = refused(lambda: read(source=f"folder:{folder}"))
+    assert refusal.kind == "data" and refusal.where.endswith("bad.wav") and refusal.why and "skip" in refusal.fix
+    found = read(source=f"folder:{folder}", on_bad_record="skip")
+    assert [record["name"] for record in found.bad] == ["low/bad.wav"]
+    assert sum(len(getattr(found, split)) for split in ("train", "validation", "test")) == 10
+
+
+def test_the_missing_extra_is_named(folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    refusal = refused(lambda: read(source=f"folder:{folder}"))
+    assert refusal.kind == "environment" and refusal.fix == "pip install -e '.[audio]'"
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"source": "digits", "rate": 8000}, "data.rate"),
+        ({"source": "digits", "view": "waveform"}, "data.view"),
+        ({"source": "tones", "binarize": "dynamic"}, "data.binarize"),
+        ({"source": "tones", "augment": "Flip()"}, "data.augment"),
+        ({"source": "tones", "drop": "a"}, "data.drop"),
+    ],
+)
+def test_options_of_other_records_are_refused(options, where):
+    refusal = refused(lambda: read(**options))
+    assert refusal.kind == "usage" and refusal.where == where
+
+
+def test_a_restoration_needs_the_phases():
+    tone = read(source="tones")
+    assert tone.for_task("denoise").modality.waves and tone.for_task("generate").modality.shape == (32, 64, 1)
+    refusal = refused(lambda: read(source="tones", view="spectrogram").for_task("denoise"))
+    assert refusal.where == "data.view" and "waveform" in refusal.fix
+    refusal = refused(lambda: tone.for_task("super-resolution").task.condition_shape(WAVEFORM))
+    assert "images" in str(refusal)
+
+
+def test_a_part_of_a_file_is_read_at_its_place(tmp_path):
+    ramp = np.linspace(-0.9, 0.9, 5000).astype("float32")
+    soundfile.write(tmp_path / "ramp.wav", ramp, RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(audio.read(tmp_path / "ramp.wav", RATE, 1000, 2000), ramp[1000:3000])
+    assert not audio.read(tmp_path / "ramp.wav", RATE, 4500, 1000)[500:].any()
+    with pytest.raises(Unreadable, match="no samples"):
+        soundfile.write(tmp_path / "empty.wav", ramp[:0], RATE)
+        audio.read(tmp_path / "empty.wav", RATE, 0, 100)
+
+
+# ---- runs
+
+
+SMALL = ("--model.encoder", "Conv(widths=(8, 16), features=32)", "--model.decoder", "Conv(widths=(16, 8), features=32)")
+FEW = ("--training.steps", "30", "--evaluation.samples", "2", "--devices.jit", "off")
+
+
+@pytest.fixture(scope="module")
+def runs(python, train_py, tmp_path_factory):
+    """A run on tones that makes new ones, and one that takes noise away."""
+    place = tmp_path_factory.mktemp("runs")
+    for name, more in {"plain": (), "denoised": ("--task", "denoise")}.items():
+        done = python(train_py, "--data.source", "tones", "--name", name, *more, *SMALL, *FEW, cwd=place)
+        assert done.returncode == 0, done.stderr + done.stdout
+    return place
+
+
+def test_a_run_on_recordings_ends_with_everything(runs):
+    folder = runs / "saved_models" / "plain"
+    found = json.loads((folder / "report.json").read_text())
+    assert found["test"]["bits_per_dim"] is None and found["test"]["elbo"] > found["references"]["per_pixel_log_likelihood"]
+    for name in ("samples.wav", "reconstructions.wav"):
+        with wave.open(str(folder / "pictures" / name)) as file:
+            assert file.getframerate() == RATE and file.getnframes() >= 16 * LENGTH
+    page = (folder / "report.html").read_text()
+    assert page.count("<audio") == 2 and "media-src data:" in page
+
+
+def test_the_savedmodel_takes_raw_samples(runs):
+    folder = runs / "saved_models" / "denoised"
+    model = tf.saved_model.load(str(folder / "serving" / "1"))
+    given = tf.constant(sines(440.0, 700.0))
+    raw = model.signatures["sample_raw"](given=given, seed=tf.constant(0, tf.int64), temperature=tf.constant(0.0))["raw"]
+    assert raw.shape == (2, LENGTH) and np.abs(raw).max() <= 1.0
+    with pytest.raises(tf.errors.InvalidArgumentError, match="-1 and 1"):
+        model.signatures["sample_raw"](given=2.0 + given, seed=tf.constant(0, tf.int64), temperature=tf.constant(0.0))
+
+
+def test_figures_of_a_restoration_are_in_decibels(runs):
+    folder = runs / "saved_models" / "denoised"
+    found = json.loads((folder / "report.json").read_text())
+    assert found["task"]["given_si_sdr"] == pytest.approx(-20.0 * math.log10(0.2), abs=0.5)
+    assert any("answers" in row[0] for row in report.rows(found)) and (folder / "pictures" / "answers.wav").is_file()
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "options"),
+    [("sample", "plain", ["--count", "3"]), ("reconstruct", "plain", []), ("answer", "denoised", [])],
+)
+def test_verbs_write_recordings(verb, name, options, runs, python, tmp_path):
+    if verb != "sample":
+        soundfile.write(tmp_path / "given.wav", sines(440.0, rate=16000)[0], 16000)
+        options = [*options, "--input", str(tmp_path / "given.wav")]
+    done = python("-m", "keras_vae", verb, name, *options, "--output", str(tmp_path / "out"), cwd=runs)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (written,) = (tmp_path / "out").glob("*.wav")
+    with wave.open(str(written)) as file:
+        assert file.getframerate() == RATE
+    assert len(list((tmp_path / "out").glob("*.npy"))) == 1
+
+
+def test_what_a_network_answers_is_told_as_it_is(tmp_path):
+    """A model that gives back what it is given is as near as that."""
+    dataset = read(source="tones").for_task("denoise")
+
+    class Echo:
+        condition_shape, event_shape = dataset.modality.shape, dataset.modality.shape
+
+        def sample(self, rows, seed, temperature, condition):
+            return condition
+
+    figures = evaluation.Evaluator(Echo(), dataset, jit=False).answer("test")
+    assert figures["si_sdr"] == pytest.approx(figures["given_si_sdr"]) and set(figures) == {"si_sdr", "given_si_sdr"}
+
+
+def test_a_turned_phase_is_no_difference_but_another_sound_is():
+    raw = sines(440.0)
+    assert SPECTROGRAM.difference(-raw, raw) == 0.0 and SPECTROGRAM.difference(sines(700.0), raw) > 1e-2
+    assert WAVEFORM.difference(-raw, raw) > 0.5
