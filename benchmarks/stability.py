@@ -10,7 +10,7 @@ settings; needs an environment of its own); or ours without one mechanism, on th
 MECHANISMS. Runs that are kept already are not repeated.
 
 Every run makes STEPS updates on scikit-learn's digits; the ELBO is that of the test split, one draw of z a record, of the model that the
-arm hands over at its end. regret = (best - ELBO) / (best - per-pixel model), where best is the highest ELBO of any arm on the same
+arm hands over at its end. regret = (best - ELBO) / (best - per-element model), where best is the highest ELBO of any arm on the same
 architecture, data and likelihood; a run that is not finite has none, and counts as a miss.
 """
 

@@ -82,11 +82,12 @@ def reconstruct(
     count: int = 40,
     output: Path | None = None,
 ) -> None:
-    """Encode and decode records: reconstructions.png (each row above its reconstructions) and reconstructions.npy (raw data).
+    """Encode and decode records: reconstructions.npy (raw data), and reconstructions.png (each row above its reconstructions), or .wav of
+    recordings (each before its reconstruction), or .csv of a table.
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -101,7 +102,7 @@ def reconstruct(
 
     answer, first = _over(loaded, records, reconstructed), records[:40]
     picture = answer
-    if modality.suffix == "png":
+    if modality.suffix != "csv":
         picture = report.pairs(modality.decode(loaded.task.joined(first, first["x"])).numpy(), answer[:40])
     _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(records)))
 
@@ -118,7 +119,7 @@ def encode(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -142,7 +143,7 @@ def score(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         samples: K of the importance-weighted bound; 1 is the negative ELBO.
@@ -199,13 +200,14 @@ def answer(
     output: Path | None = None,
 ) -> None:
     """Do what the run was trained for, denoise, inpaint, super-resolution, segment or impute: answers.npy (raw data), and answers.png with
-    what was given above each of the first, or answers.csv with the rows of a table.
+    what was given above each of the first, answers.csv with the rows of a table, or answers.wav with what was given before each of the
+    first, and of one recording as --input the answer alone, in one piece.
 
     Args:
         run: folder or name of a finished run of such a --task.
-        input: what is given: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own
-            data, spoilt as in training.
-        seen: of a run of --task inpaint, with --input: a .npy file [N, height, width], true where a pixel is seen.
+        input: what is given: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the
+            run's own data, spoilt as in training.
+        seen: of a run of --task inpaint, with --input: a .npy file [N, height, width], or [N, samples], true where the record is seen.
         split: which records of the run's own data.
         count: how many at most.
         temperature: 0 gives one answer, the centre of the prior; 1 a draw, another for each seed.
@@ -225,9 +227,7 @@ def answer(
         fix = "train one with --task denoise, inpaint, super-resolution, segment or impute; sample, reconstruct and score are for all runs"
         raise Refusal("usage", f"a run of --task {type(task).__name__.lower()} is given no records", where=run, fix=fix)
     if (seen is not None) != (input is not None and "seen" in inputs):
-        raise Refusal(
-            "usage", "--seen says which pixels of --input are seen, of a run of --task inpaint", "--seen", fix="give both, or neither"
-        )
+        raise Refusal("usage", "--seen says what of --input is seen, of a run of --task inpaint", "--seen", fix="give both, or neither")
     records = _records(loaded, None, split, count) if input is None else _Given(loaded, input, seen, count)
 
     def answered(batch, row):
@@ -242,6 +242,10 @@ def answer(
     if modality.suffix == "png":
         picture = report.coloured([task.shown(first["condition"]).numpy(), modality.scale(answers[:40]).numpy()])
         picture = modality.draw(report.pairs(*map(np.asarray, picture)), min(10, len(records)))
+    elif modality.suffix == "wav":
+        given = modality.decode(task.start(first["condition"])).numpy()
+        whole = input is not None and input.is_file() and input.suffix not in (".npy", ".npz")
+        picture = answers.reshape(1, -1) if whole else report.pairs(given, answers[:40], 1)
     _write(loaded, output, "answers", answers, picture, columns=min(10, len(records)))
 
 
@@ -250,7 +254,7 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
 
     Args:
         run: folder or name of a finished run of --task anomaly.
-        input: a .npy, .npz, .csv or .parquet file, a picture, or a folder of pictures; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -420,7 +424,7 @@ class _Given(_Records):
         if self.seen is not None and (self.seen.dtype != bool or self.seen.shape != (len(self.raw), *inputs["seen"].shape[1:])):
             why = f"it is {self.seen.dtype} {list(self.seen.shape)}, and {len(self.raw)} records were given"
             wanted = f"an array of true and false [{', '.join(map(str, (len(self.raw), *inputs['seen'].shape[1:])))}]"
-            raise Refusal("data", "this does not say which pixels are seen", str(seen), why, wanted)
+            raise Refusal("data", "this does not say what is seen", str(seen), why, wanted)
 
     def __getitem__(self, rows: slice) -> dict:
         import tensorflow as tf

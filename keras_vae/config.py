@@ -34,7 +34,9 @@ class Data:
     dequantize: bool = False  # spread each grey level evenly over its width, drawn anew at every visit
     augment: str = "auto"  # what may happen to a training record, as in "Flip, Shift(pixels=2)", or "none"; see --list augmentations
     rate: int | None = None  # Hz: what recordings are resampled to; None = the rate that most of them have
-    seconds: float | None = None  # of a recording: longer ones are cut into several, shorter ones end in silence; None = most are covered
+    seconds: float | None = (
+        None  # of a record of sound: a shorter one ends in silence, of twice the length it is several; None = most are covered
+    )
     view: Literal["auto", "waveform", "spectrogram"] = "auto"  # how recordings are seen; auto = the waveform in a task that restores
     drop: str | None = None  # "id, name": columns of a table that are left out
     label: str | None = None  # the column of a CSV or Parquet file that holds the classes

@@ -46,7 +46,7 @@ SOURCES = {
 HONOURED = {
     "digits": (),
     "tones": (),
-    "folder": ("resize", "crop", "grey"),
+    "folder": ("resize", "crop", "grey", "rate", "seconds"),
     "tfds": ("resize", "crop", "grey"),
 }  # options of one's own choosing
 OF_IMAGES = {
@@ -194,7 +194,7 @@ def _find(options: configuration.Data, log, foreign: bool, where: str = "data.so
     if kind == "python" and not foreign and module not in sys.modules:
         fix = f"if you trust it: python -m keras_vae --trust {module} ..."
         raise Refusal("model", f"the run's data comes from a module that is not imported: {module}", where=where, fix=fix)
-    for option in ("resize", "crop", "grey", "range"):
+    for option in ("resize", "crop", "grey", "range", "rate", "seconds"):
         if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range")):
             raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
     return SOURCES[kind](name, options, log)

@@ -58,7 +58,7 @@ def collapsed(report, history):
     test = report["test"]
     active, units, rate = test["active_units"], test["units"], test["rate"]
     said = f"{active} of {units} latent units are active, and the latent carries {rate:.2f} nats"
-    if {"psnr", "si_sdr", "rmse", "dice"} & set(report.get("task", {})):  # what is given may leave nothing to the latent
+    if {"psnr", "si_sdr", "sdr", "rmse", "dice"} & set(report.get("task", {})):  # what is given may leave nothing to the latent
         return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
@@ -82,7 +82,7 @@ def unhelpful(report, history):
             task["dice"] > task["usual_dice"],
             f"the masks overlap by {task['dice']:.3f} with the right ones, and what is usual at each pixel by {task['usual_dice']:.3f}",
         )
-    elif kind := next((name for name in ("psnr", "si_sdr") if name in task), ""):
+    elif kind := next((name for name in ("psnr", "si_sdr", "sdr") if name in task), ""):
         better, text = (
             task[kind] > task[f"given_{kind}"],
             f"the answers are at {task[kind]:.2f} dB, and what was given is at {task[f'given_{kind}']:.2f}",

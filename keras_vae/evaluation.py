@@ -114,7 +114,7 @@ class Evaluator:
         return self._over(split, limit, tf.function(draw, autograph=False))[0]
 
     def references(self, split: str, limit: int | None = None) -> dict:
-        """What simple models reach on the same records: the per-pixel model under the same likelihood, PCA with as many components
+        """What simple models reach on the same records: the per-element model under the same likelihood, PCA with as many components
         as the model has units, and, where that is a density, probabilistic PCA (Tipping and Bishop 1999)."""
         from sklearn.decomposition import PCA
 
@@ -155,6 +155,7 @@ class Evaluator:
             return *metrics.moments(found[0], x, scored), *metrics.moments(found[1], x, scored)
 
         kind = self.dataset.modality.fidelity
+        kind = "sdr" if kind == "si_sdr" and isinstance(task, tasks.Inpaint) else kind  # what is missing is given as silence
         sums = self._over(split, limit, tf.function(compared, autograph=False))
         found = {key: metrics.fidelity(kind, *part) for key, part in ((kind, sums[:5]), (f"given_{kind}", sums[5:]))}
         return {} if None in found.values() else found
@@ -227,7 +228,7 @@ class Evaluator:
         return self.vae.log_weights(batch, samples, Seed.of(0).fold("log_likelihood").fold(chunk).at(row))
 
     def _per_pixel(self, train):
-        """The per-pixel model of the training records under a fresh copy of the likelihood: rows -> distribution."""
+        """The per-element model of the training records under a fresh copy of the likelihood: rows -> distribution."""
         likelihood = components.make("likelihood", components.describe(self.vae.likelihood))
         likelihood.event_shape = self.vae.event_shape
         likelihood.build((None, 1))

@@ -14,6 +14,11 @@ from keras_vae.errors import Refusal
 
 ROOT = Path("saved_models")
 REPORT_VERSION = 2
+DECIBELS = {  # key of a report's task -> what it is
+    "psnr": "peak signal-to-noise ratio",
+    "si_sdr": "signal-to-distortion ratio, whatever the loudness (SI-SDR)",
+    "sdr": "signal-to-distortion ratio (SDR)",
+}
 TEMPERED = "samples at other temperatures"  # what a report leaves out where the prior has no spread
 
 

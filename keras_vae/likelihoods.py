@@ -1,7 +1,7 @@
 """Likelihoods: (features) -> p(x|z). Each owns the last projection, so a decoder never knows what kind of data it makes.
 
 Features on the data's own grid are projected position by position, flat features all at once. On top stands a bias for every output,
-which `adapt` sets from the data before step 0: training starts from the per-pixel model instead of from noise.
+which `adapt` sets from the data before step 0: training starts from the per-element model instead of from noise.
 """
 
 import math
@@ -63,7 +63,7 @@ class Likelihood(keras.layers.Layer):
         raise NotImplementedError
 
     def adapt(self, x) -> None:
-        """Set the bias so that features of zero give the per-pixel model of the sample x [N, *X] (a NumPy array)."""
+        """Set the bias so that features of zero give the per-element model of the sample x [N, *X] (a NumPy array)."""
         raise NotImplementedError
 
     def start(self, mean: np.ndarray, variance: float) -> None:
@@ -95,7 +95,7 @@ class Likelihood(keras.layers.Layer):
         return None
 
     def reference(self, n: int):
-        """The per-pixel model: p(x) with features of zero, n rows."""
+        """The per-element model: p(x) with features of zero, n rows."""
         return self.distribution(tf.repeat(self.bias[None], n, axis=0))
 
 

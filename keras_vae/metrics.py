@@ -55,19 +55,20 @@ class Mean(keras.metrics.Metric):
 
 def moments(answers, x, scored) -> tuple:
     """|y - x|^2, the number of elements, y x, |x|^2 and |y|^2 of each answer y, over what of it is `scored` (1, else 0), [B] each."""
-    y, x = scored * answers, scored * x
+    y, x, scored = (tf.cast(values, tf.float64) for values in (scored * answers, scored * x, scored))
     return tuple(distributions.sum_event(values) for values in (tf.square(y - x), scored, y * x, tf.square(x), tf.square(y)))
 
 
 def fidelity(kind: str, error, count, product, power, own) -> float | None:
     """Of `moments` of all answers, [N] each; None where nothing is asked for. rmse: the root of the mean squared error. psnr: 10 log10(1 /
-    mean squared error), dB, for values that span 1. si_sdr: 10 log10(|s|^2 / |y - s|^2), dB, s the part of y that lies along x; the mean
-    over those x that are not silent (SDR: Half-Baked or Well Done?; Le Roux et al. 2019)."""
-    if kind == "si_sdr":
-        product, power, own = (values[power > 0.0].astype("float64") for values in (product, power, own))
-        along = np.square(product) / power
-        ratios = np.maximum(along, 1e-12 * power) / np.maximum(own - along, 1e-12 * power)
-        return float(10.0 * np.log10(ratios).mean()) if len(ratios) else None
+    mean squared error), dB, for values that span 1. sdr: 10 log10(|x|^2 / |y - x|^2), dB, which silence brings to 0; si_sdr: 10 log10(|s|^2
+    / |y - s|^2), dB, s the part of y that lies along x (SDR: Half-Baked or Well Done?; Le Roux et al. 2019); the mean over those x that are
+    not silent."""
+    if kind in ("sdr", "si_sdr"):
+        error, product, power, own = (values[power > 0.0] for values in (error, product, power, own))
+        least, along = 1e-12 * power, np.square(product) / power
+        ratios = power / np.maximum(error, least) if kind == "sdr" else np.maximum(along, least) / np.maximum(own - along, least)
+        return float(10.0 * np.log10(np.where(own > 0.0, ratios, 1.0 if kind == "sdr" else 1e-12)).mean()) if len(ratios) else None
     if not (elements := count.sum(dtype=np.float64)):
         return None
     mean = float(error.sum(dtype=np.float64)) / elements

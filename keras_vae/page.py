@@ -37,10 +37,8 @@ FIGURES = (
     ("rate", "test.rate", "nats", 2, 0),
     ("bits/dim", "test.bits_per_dim", "bits", 4, -1),
     ("reconstruction error", "test.reconstruction_error", "mean squared", 5, -1),
-    ("answers", "task.psnr", "dB", 2, 1),
-    ("what was given", "task.given_psnr", "dB", 2, 0),
-    ("answers", "task.si_sdr", "dB SI-SDR", 2, 1),
-    ("what was given", "task.given_si_sdr", "dB SI-SDR", 2, 0),
+    *(("answers", f"task.{key}", "dB", 2, 1) for key in folders.DECIBELS),
+    *(("what was given", f"task.given_{key}", "dB", 2, 0) for key in folders.DECIBELS),
     ("overlap of the masks", "task.dice", "Dice", 4, 1),
     ("what is usual", "task.usual_dice", "Dice", 4, 0),
     ("two draws", "task.draws_dice", "Dice", 4, 0),
@@ -52,7 +50,7 @@ FIGURES = (
     ("allowed", "task.rate", "of records", 4, 0),
     ("active units", "test.active_units", "", 0, 0),
     ("latent units", "test.units", "", 0, 0),
-    ("per-pixel model", "references.per_pixel_log_likelihood", "nats", 2, 0),
+    ("per-element model", "references.per_pixel_log_likelihood", "nats", 2, 0),
     ("probabilistic PCA", "references.ppca_log_likelihood", "nats", 2, 0),
     ("PCA error", "references.pca_reconstruction_error", "mean squared", 5, 0),
     ("parameters", "train.parameters", "", 0, 0),
@@ -62,7 +60,7 @@ FIGURES = (
 )
 # label, key, the figure it is held against, unit, digits, which is better
 REFERENCES = (
-    ("The per-pixel model", "per_pixel_log_likelihood", "log-likelihood", "test.log_likelihood", "nats", 2, 1),
+    ("The per-element model", "per_pixel_log_likelihood", "log-likelihood", "test.log_likelihood", "nats", 2, 1),
     ("Probabilistic PCA of the same size", "ppca_log_likelihood", "log-likelihood", "test.log_likelihood", "nats", 2, 1),
     ("PCA of the same size", "pca_reconstruction_error", "reconstruction error", "test.reconstruction_error", "", 5, -1),
 )
@@ -266,12 +264,10 @@ def headline(run: Result) -> Markup:
 def asked(run: Result) -> list[tuple]:
     """The tiles of a run's task."""
     value, tiles = run.figures, []
-    if "task.psnr" in value:
-        given = figure(value["task.given_psnr"], 2)
-        tiles.append(("answers", figure(value["task.psnr"], 2), "dB", f"peak signal-to-noise ratio; of what was given {given} dB"))
-    if "task.si_sdr" in value:
-        given = figure(value["task.given_si_sdr"], 2)
-        tiles.append(("answers", figure(value["task.si_sdr"], 2), "dB", f"signal-to-distortion ratio; of what was given {given} dB"))
+    for key, what in folders.DECIBELS.items():
+        if f"task.{key}" in value:
+            given = figure(value[f"task.given_{key}"], 2)
+            tiles.append(("answers", figure(value[f"task.{key}"], 2), "dB", f"{what}; of what was given {given} dB"))
     if "task.dice" in value:
         usual, draws = (figure(value[f"task.{key}"], 3) for key in ("usual_dice", "draws_dice"))
         remark = f"overlap with the right masks; of what is usual at each pixel {usual}; of two draws {draws}"

@@ -120,7 +120,8 @@ def complete(found: Found) -> Found:
     if found.sampled:
         rule, deciding = "by position: there are too many to compare", content_keys(np.arange(len(keys), dtype=np.uint64)[:, None])
     if distinct <= len(missing):
-        distinct, rule = len(keys), f"by position, as only {distinct} of {len(keys):,} records differ: they say nothing of new data"
+        alike = f"all are of {distinct} recordings" if found.rate else f"only {distinct} of {len(keys):,} records differ"
+        distinct, rule = len(keys), f"by position, as {alike}: they say nothing of new data"
         deciding = np.arange(len(keys), dtype=np.uint64)
     share = min(HELD_OUT, max(1, distinct // 10)) if distinct > len(missing) else 0
     for split, rows in held_out(deciding, dict.fromkeys(missing, share)).items():
@@ -156,13 +157,13 @@ def repeated(found: Found) -> list[tuple[str, str]]:
     notes = []
     keys = [found.keys[split] for split in SPLITS]
     copies = sum(map(len, keys)) - len(np.unique(np.concatenate(keys)))
-    if copies:
+    if copies and not found.rate:  # records of one file share its key
         alike = "pairs share an image with another" if found.given else "records are copies of another"
-        alike = "records are of the same recording as another" if found.rate and not found.given else alike
         notes.append(("duplicates", f"{copies:,} of {sum(map(len, keys)):,} {alike}"))
     for split, before in (("validation", ["train"]), ("test", ["train", "validation"])):
         leaked = int(np.isin(found.keys[split], np.concatenate([found.keys[name] for name in before])).sum())
         if leaked:
             alike = "pairs share an image with some in" if found.given else "records are also in"
+            alike = "records are of recordings that are also in" if found.rate else alike
             notes.append(("leak", f"{leaked:,} {split} {alike} {' or '.join(before)}: figures on {split} flatter the model"))
     return notes

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import marginals
-from keras_vae.folders import TEMPERED
+from keras_vae.folders import DECIBELS, TEMPERED
 from keras_vae.noise import Seed
 
 TEMPERATURES = (0.5, 0.7)  # of further sample grids; samples.png has the prior's own, 1
@@ -235,12 +235,10 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
             remark = "of a density: depends on the range" if test.get("density") else ""
             bounds.append(("bits/dim", f"{test['bits_per_dim']:.4f}", remark))
     task = report.get("task", {})
-    if "psnr" in task:
-        remark = f"peak signal-to-noise ratio at temperature 0; of what was given {task['given_psnr']:.2f} dB"
-        bounds.append(("answers", f"{task['psnr']:.2f} dB", remark))
-    if "si_sdr" in task:
-        remark = f"signal-to-distortion ratio (SI-SDR) at temperature 0; of what was given {task['given_si_sdr']:.2f} dB"
-        bounds.append(("answers", f"{task['si_sdr']:.2f} dB", remark))
+    for key, what in DECIBELS.items():
+        if key in task:
+            remark = f"{what} at temperature 0; of what was given {task[f'given_{key}']:.2f} dB"
+            bounds.append(("answers", f"{task[key]:.2f} dB", remark))
     if "dice" in task:
         remark = f"with the right masks at temperature 0; of what is usual at each pixel {task['usual_dice']:.3f}, of two draws"
         bounds.append(("overlap (Dice)", f"{task['dice']:.3f}", f"{remark} {task['draws_dice']:.3f}"))
@@ -258,7 +256,7 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
         ("active units", f"{test['active_units']} of {test['units']}", ""),
         ("reconstruction error", f"{test['reconstruction_error']:.5f}", "mean squared error per element"),
         (
-            "reference: per-pixel model",
+            "reference: per-element model",
             f"{reference['per_pixel_log_likelihood']:.2f} nats",
             "the same likelihood without a latent variable",
         ),

@@ -276,6 +276,8 @@ class Segment(_Restoration):
     paired = True
 
     def prepared(self, modality, train):
+        if modality.suffix != "png":
+            raise Refusal("usage", "Segment is for images", "task", "the records are none", "another --task")
         if not modality.beside:
             fix = "--data.source folder:MASKS --data.given folder:IMAGES"
             raise Refusal("usage", "Segment needs an image beside each mask", "data.given", "the records stand alone", fix)
@@ -317,7 +319,8 @@ class Impute(Task):
 
     def prepared(self, modality, train):
         if len(modality.shape) != 1:
-            raise Refusal("usage", "Impute is for tables", "task", "the records are images", "--task inpaint fills what is missing in them")
+            why = "the records are no rows of one"
+            raise Refusal("usage", "Impute is for tables", "task", why, "--task inpaint fills what is missing in them")
         return modality.for_imputation(train)
 
     def batch(self, modality, x, label, seed, given=None):

@@ -1,4 +1,4 @@
-"""Every likelihood beside the data it is for: the per-pixel model, the start at PCA, grey levels, spreads, refusals."""
+"""Every likelihood beside the data it is for: the per-element model, the start at PCA, grey levels, spreads, refusals."""
 
 import helpers
 import keras
@@ -28,7 +28,7 @@ def as_it_is(x):
     return x
 
 
-# text -> (what it scores, nats an element that the best per-pixel model of the family may be better by than that of `adapt`)
+# text -> (what it scores, nats an element that the best per-element model of the family may be better by than that of `adapt`)
 SUITED = {
     "Bernoulli()": (levels(2), 1e-3),
     "Binomial(levels=5)": (levels(5), 1e-3),
@@ -71,7 +71,7 @@ def adapted(text: str, x):
 
 
 def per_pixel(likelihood, x) -> tf.Tensor:
-    """-log p of the per-pixel model, nats an element."""
+    """-log p of the per-element model, nats an element."""
     return -tf.reduce_mean(likelihood.reference(len(x)).element_log_prob(x))
 
 

@@ -124,7 +124,7 @@ def test_everything_a_reader_looks_for_is_there(run):
 
 def test_references_are_beaten_or_not_in_words(run):
     found = text(run())
-    assert "The per-pixel model is beaten : its log-likelihood is −255.00 nats, this model's is 169.20 better." in found
+    assert "The per-element model is beaten : its log-likelihood is −255.00 nats, this model's is 169.20 better." in found
     assert "PCA of the same size is not beaten : its reconstruction error is 0.00200, this model's is 0.00640 worse." in found
 
 

@@ -253,7 +253,7 @@ def test_the_kl_term_rises_over_a_tenth_of_the_run_unless_the_objective_is_given
 @pytest.mark.parametrize("style", ["", ", connections='residual', normalization='layer'"])
 @pytest.mark.parametrize("likelihood", ["Bernoulli()", "Normal(sigma='learned')", "Normal(sigma='optimal')", "Logistics(levels=2)"])
 def test_training_starts_near_the_prior_and_the_mean_of_the_data(depth, style, likelihood):
-    """A unit of z carries little, and the bound is near that of the per-pixel model, however deep the networks are."""
+    """A unit of z carries little, and the bound is near that of the per-element model, however deep the networks are."""
     network = f"Dense(widths={(16,) * depth}{style})"
     x = binary(200, (4, 4, 1))
     vae = build((4, 4, 1), encoder=network, decoder=network, posterior="Normal(size=8)", likelihood=likelihood)

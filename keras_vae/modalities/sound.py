@@ -17,7 +17,8 @@ from keras_vae.modalities.modality import Modality
 from keras_vae.pictures import sheet
 
 WINDOW = 0.032  # seconds, about: of a spectrogram; a power of two of samples
-BANDS = 64
+BANDS = 64  # at most
+LOBE = 1.5  # the power of a sine in a Hann window, all frequencies that it leaks to together, over that at its own
 REACH = 80.0  # dB below a sine at full scale: what is softer is silence in a spectrogram
 ITERATIONS, MOMENTUM = 60, 0.99  # of the search for phases
 SILENCE = 0.25  # seconds between recordings in one file
@@ -27,9 +28,9 @@ SILENCE = 0.25  # seconds between recordings in one file
 class Sound(Modality):
     """Raw samples [T] from -1 to 1, `rate` of them a second, as x: the waveform [T, 1], or the log-mel spectrogram [frames, bands, 1],
 
-    x = clip(1 + 20 log10(M |STFT(raw)|) / 80, 0, 1),
+    x = clip(1 + 10 log10(M |STFT(raw)|^2) / 80, 0, 1),
 
-    a sine at full scale at 1 and 80 dB below at 0; M adds up the frequencies of a band. It is heard again with the phases that Griffin and
+    a sine at full scale at 1 and 80 dB below at 0; M adds up the power in a band. It is heard again with the phases that Griffin and
     Lim's algorithm finds (Signal Estimation from Modified Short-Time Fourier Transform, 1984; with momentum, A Fast Griffin-Lim Algorithm;
     Perraudin et al. 2013). "auto": the waveform for a task that restores, which has its phases, else the spectrogram.
     """
@@ -59,7 +60,7 @@ class Sound(Modality):
 
     @property
     def shape(self) -> tuple:
-        return (self.length, 1) if self.waves else (self.length // hop(self.rate), BANDS, 1)
+        return (self.length, 1) if self.waves else (self.length // hop(self.rate), bands(self.rate), 1)
 
     @property
     def x_bounds(self) -> tuple:
@@ -69,8 +70,8 @@ class Sound(Modality):
         """raw [B, T] -> x, float32."""
         if self.waves:
             return tf.cast(raw, tf.float32)[..., None]
-        bands = tf.matmul(tf.abs(spectrum(tf.cast(raw, tf.float32), self.rate)), filters(self.rate))
-        return tf.clip_by_value(1.0 + 20.0 / REACH * decimal(tf.maximum(bands, 1e-6)), 0.0, 1.0)[..., None]
+        power = tf.matmul(tf.square(tf.abs(spectrum(tf.cast(raw, tf.float32), self.rate))), filters(self.rate))
+        return tf.clip_by_value(1.0 + 10.0 / REACH * decimal(tf.maximum(power, 1e-12)), 0.0, 1.0)[..., None]
 
     scale = encode
 
@@ -79,8 +80,8 @@ class Sound(Modality):
         if self.waves:
             return tf.clip_by_value(x[..., 0], -1.0, 1.0)
         x = tf.clip_by_value(x[..., 0], 0.0, 1.0)
-        bands = tf.where(x > 0.0, tf.pow(10.0, (x - 1.0) * REACH / 20.0), 0.0)
-        return heard(tf.nn.relu(tf.matmul(bands, inverse(self.rate))), self.rate, self.length)
+        power = tf.where(x > 0.0, tf.pow(10.0, (x - 1.0) * REACH / 10.0), 0.0)
+        return heard(tf.sqrt(tf.nn.relu(tf.matmul(power, inverse(self.rate)))), self.rate, self.length)
 
     def for_restoration(self) -> "Sound":
         """`Refusal` (usage) if a spectrogram was asked for: it has no phases to answer with."""
@@ -135,8 +136,8 @@ class Sound(Modality):
         if self.waves:
             rows.append(("seen as", "the waveform"))
         else:
-            frames, bands, _ = self.shape
-            what = f"a log-mel spectrogram, {frames} frames x {bands} bands over {REACH:g} dB; heard again with phases found for it"
+            frames, heights, _ = self.shape
+            what = f"a log-mel spectrogram, {frames} frames x {heights} bands over {REACH:g} dB; heard again with phases found for it"
             rows.append(("seen as", what))
         if not loud.any():
             rows.append(("warning", f"no sound: every sample is zero {looked}; there is nothing to learn"))
@@ -198,15 +199,28 @@ def waveform(spectra, rate: int, length: int) -> tf.Tensor:
     return raw[:, (size - step) // 2 :][:, :length]
 
 
+@functools.cache
+def bands(rate: int) -> int:
+    """As many as have a frequency of their own."""
+    with tf.init_scope():  # numbers, also while a graph is traced
+        counts = (BANDS >> halved for halved in range(BANDS.bit_length()))
+        return next(count for count in counts if (triangles(count, rate).numpy().sum(axis=0) > 0.0).all())
+
+
+def triangles(count: int, rate: int) -> tf.Tensor:
+    """So many overlapping bands, evenly spaced in mel, over the frequencies, [window / 2 + 1, count]."""
+    return tf.signal.linear_to_mel_weight_matrix(count, window(rate) // 2 + 1, rate, 0.0, rate / 2)
+
+
 def filters(rate: int) -> tf.Tensor:
-    """The bands of each frequency, [window / 2 + 1, bands]."""
-    return tf.signal.linear_to_mel_weight_matrix(BANDS, window(rate) // 2 + 1, rate, 0.0, rate / 2)
+    """What each frequency adds to the power in each band, [window / 2 + 1, bands]."""
+    return triangles(bands(rate), rate) / LOBE
 
 
 @functools.cache
 def inverse(rate: int) -> np.ndarray:
-    """The frequencies of each band, [bands, window / 2 + 1]: of all that add up to the bands those of the least squares."""
-    with tf.init_scope():  # a number, also while a graph is traced
+    """The power at the frequencies of each band, [bands, window / 2 + 1]: of all that add up to the bands those of the least squares."""
+    with tf.init_scope():
         return np.linalg.pinv(filters(rate).numpy())
 
 

@@ -32,7 +32,8 @@ class Files:
     noun = "file"
 
     def __init__(self, root: bytes, names: np.ndarray, keys: np.ndarray, sizes: np.ndarray, others: int, on_bad_record: str):
-        self.root, self.names, self.keys, self.sizes, self.others = root, names, keys, sizes, others
+        self.root, self.names, self.keys, self.others = root, names, keys, others
+        self.sizes = sizes  # of the files, bytes
         self.skip = on_bad_record == "skip"
         self.bad: dict[int, str] = {}  # row -> why it cannot be read
         self.said: list[dict] = []  # the same for a person
@@ -62,6 +63,10 @@ class Files:
 
     def belong_together(self, rows) -> None:
         self.group[rows] = self.group.max() + 1
+
+    def fellows(self, row: int):
+        """The rows that lie in one file with this."""
+        return (row,)
 
     def place(self, row: int) -> bytes:
         return os.path.join(self.root, self.names[row])
@@ -97,7 +102,8 @@ class Files:
 
     def _facts(self, row: int) -> dict | None:
         try:
-            return {"row": row, **self.facts(row)}
+            seen = self.facts(row)
+            return None if seen is None else {"row": row, **seen}
         except Unreadable as error:
             self._refuse(row, str(error))
             return None
@@ -119,15 +125,15 @@ class Files:
 
     def _refuse(self, row: int, why: str) -> None:
         """Note a bad record, or stop because of it."""
-        name, most = shown(self.names[row]), max(10, len(self) // 100)
+        name, most = shown(self.names[row]), max(10, len(self.sizes) // 100)
         with self.lock:
             if row not in self.bad:
-                self.bad[row] = why
+                self.bad.update(dict.fromkeys(map(int, self.fellows(row)), why))
                 self.said.append({"name": name, "why": why})
             if not self.skip:
                 raise Refusal("data", f"a {self.noun} cannot be read", where=shown(self.place(row)), why=why, fix=self.advice)
-            if len(self.bad) > most:
-                some = f"{len(self.bad):,} of {len(self):,}, the last {name}: {why}"
+            if len(self.said) > most:
+                some = f"{len(self.said):,} of {len(self.sizes):,}, the last {name}: {why}"
                 raise Refusal("data", f"more than {most:,} {self.noun}s cannot be read", where=shown(self.root), why=some)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from keras_vae import audio
-from keras_vae.errors import Refusal
+from keras_vae.errors import Refusal, Unreadable
 from keras_vae.modalities.sound import hop
 from keras_vae.records import Found
 from keras_vae.sources import files
@@ -14,46 +14,71 @@ from keras_vae.sources import files
 COVERED = 0.95  # of the recordings are no longer than the length that is chosen
 MOST = 2**16  # samples of a record, where its length is chosen
 STEPS = 8  # hops of a spectrogram that a chosen length is a multiple of: grids halve
+RATES = (1000, 384000)  # Hz
 
 
 def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Found:
     audio.library("soundfile")
     if options.given is not None:
         raise Refusal("usage", "data.given is for images, and the folder holds recordings", "data.given", fix="leave --data.given out")
-    names = np.array(names)
-    found = Recordings(root, names, *files.keys_and_sizes(root, names), others, options.on_bad_record)
-    facts, of = found.look()
-    if not facts:
+    found = Recordings.of(root, names, others, options.on_bad_record)
+    headers = [header for header in found.headers if header]
+    if not headers:
         raise Refusal("data", "no recording of the folder can be read", where=name, why=f"all {len(found):,} files are bad records")
-    rates = Counter(fact["facts"].rate for fact in facts)
-    rate = options.rate or rates.most_common(1)[0][0]
-    seconds = np.array([fact["facts"].length / fact["facts"].rate for fact in facts])
-    length = _length(options.seconds, seconds, rate)
-    notes = _notes(facts, of, rate, seconds, length / rate) + found.left_over(of)
+    rate = options.rate or Counter(header.rate for header in headers).most_common(1)[0][0]
+    if not RATES[0] <= rate <= RATES[1]:
+        why, fix = "the rate that most of the files have", "--data.rate 8000 resamples all"
+        raise Refusal("data", f"recordings at {rate:,} Hz are not heard", name, why, fix)
+    facts, of = found.look()
+    first = {}
+    for fact in facts:  # the same samples, however they are stored, are one recording
+        found.keys[fact["row"]] = first.setdefault(fact["digest"], found.keys[fact["row"]])
+    length = _length(options.seconds, np.array([header.seconds for header in headers]), rate)
+    notes = _notes(headers, facts, of, rate, length / rate) + found.left_over(of)
     decided = {"rate": rate, "seconds": length / rate}
-    return found.cut(rate, length, facts).found(name, notes, levels=0, range=(-1.0, 1.0), rate=rate, decided=decided)
+    return found.cut(rate, length).found(name, notes, levels=0, range=(-1.0, 1.0), rate=rate, decided=decided)
 
 
 class Recordings(files.Files):
-    """Recordings on disk as records, float32 [n, T]: the first of each file, and of a long one those after it, one behind the other."""
+    """Recordings on disk as records, float32 [n, T]: of each file the first, or, of one twice as long and more, all that are whole."""
 
     noun = "recording"
-    starts = None
 
-    def facts(self, row: int) -> dict:
-        return {"facts": audio.facts(self.place(row))}
+    @classmethod
+    def of(cls, root: bytes, names: list[bytes], others: int, on_bad_record: str) -> "Recordings":
+        names = np.array(names)
+        found = cls(root, names, *files.keys_and_sizes(root, names), others, on_bad_record)
+        found.file = np.arange(len(names))  # of each row
+        found.headers = list(found.threads.map(found._header, range(len(names))))
+        return found
 
-    def cut(self, rate: int, length: int, facts: list[dict]) -> "Recordings":
-        """The same with a row for every record: files that were not looked at have one."""
-        self.rate, counts = rate, np.ones(len(self), np.int64)
-        for fact in facts:
-            counts[fact["row"]] = max(1, int(fact["facts"].length * rate / fact["facts"].rate) // length)
+    def _header(self, row: int) -> audio.Header | None:
+        try:
+            return audio.header(self.place(row))
+        except Unreadable as error:
+            self._refuse(row, str(error))
+            return None
+
+    def facts(self, row: int) -> dict | None:
+        if self.headers[row] is None:
+            return None
+        digest, said = audio.look(self.place(row))
+        return {"digest": digest, "said": said}
+
+    def cut(self, rate: int, length: int, whole: bool = False) -> "Recordings":
+        """The same with a row for every record; `whole`: also of what is left at the end of a file."""
+        self.rate = rate
+        lengths = np.array([header.length * rate / header.rate if header else 0.0 for header in self.headers])
+        counts = np.maximum(1, (np.ceil if whole else np.floor)(lengths / length).astype(np.int64))
         rows = np.repeat(np.arange(len(self)), counts)
         self.starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
-        bad = {place: self.bad[row] for place, row in enumerate(rows) if row in self.bad}
-        self.names, self.keys, self.sizes, self.group, self.bad = self.names[rows], self.keys[rows], self.sizes[rows], self.group[rows], bad
+        self.bad = {place: self.bad[row] for place, row in enumerate(rows) if row in self.bad}
+        self.file, self.names, self.keys, self.group = rows, self.names[rows], self.keys[rows], self.group[rows]
         self.become((length,), "float32")
         return self
+
+    def fellows(self, row: int) -> np.ndarray:
+        return np.flatnonzero(self.file == self.file[row])
 
     def read(self, row: int) -> np.ndarray:
         return audio.read(self.place(row), self.rate, int(self.starts[row]), self.shape[1])
@@ -64,31 +89,30 @@ def _length(asked: float | None, seconds: np.ndarray, rate: int) -> int:
     step = hop(rate)
     if asked is not None:
         return step * max(1, math.ceil(asked * rate / step - 1e-9))
-    wanted = math.ceil(np.quantile(seconds, COVERED) * rate / (STEPS * step))
+    wanted = math.ceil(np.quantile(seconds, COVERED) * rate / (STEPS * step) - 1e-9)
     return STEPS * step * max(1, min(wanted, MOST // (STEPS * step)))
 
 
-def _notes(facts: list[dict], of: str, rate: int, seconds: np.ndarray, length: float) -> list[tuple[str, str]]:
+def _notes(headers: list, facts: list[dict], of: str, rate: int, length: float) -> list[tuple[str, str]]:
     """What was found and what becomes of it, for the data card."""
-    notes = []
-    if other := sum(fact["facts"].rate != rate for fact in facts):
-        notes.append(("converted", f"{other:,}{of}: to {rate:,} Hz; --data.rate sets another"))
-    if mixed := sum(fact["facts"].channels > 1 for fact in facts):
-        notes.append(("converted", f"{mixed:,}{of}: several channels, to their mean"))
-    said = Counter(word for fact in facts for word in fact["facts"].said)
+    notes, seconds = [], np.array([header.seconds for header in headers])
+    if other := sum(header.rate != rate for header in headers):
+        notes.append(("converted", f"{other:,}: to {rate:,} Hz; --data.rate sets another"))
+    if mixed := sum(header.channels > 1 for header in headers):
+        notes.append(("converted", f"{mixed:,}: several channels, to their mean"))
+    said = Counter(word for fact in facts for word in fact["said"])
     notes += [("warning", f"{number:,}{of}: {word}") for word, number in sorted(said.items())]
-    longest = f"they last {seconds.min():.2f} to {seconds.max():.2f} seconds"
-    cut, pieces = int((seconds > length * (1 + 1e-9)).sum()), int((seconds >= 2 * length).sum())
-    what = f"{cut:,}{of} are cut" if cut else "shorter ones end in silence"
-    what += f", {pieces:,} of them into several records, which share a split" if pieces else ""
-    notes.append(("cut", f"{longest}: {length:.3f} each, {what}; --data.seconds sets another length"))
+    whole = np.maximum(1.0, np.floor(seconds / length + 1e-9)) * length
+    left, pieces = float(np.maximum(seconds - whole, 0.0).sum()), int((whole > length).sum())
+    what = f"they last {seconds.min():.2f} to {seconds.max():.2f} seconds, {length:.3f} make a record"
+    what += f", of {pieces:,} files several, which share a split" if pieces else ""
+    what += f"; {left:.1f} of {seconds.sum():.1f} seconds, the ends of files, are left out" if left > 0.05 else ""
+    notes.append(("cut", f"{what}; --data.seconds sets another length"))
     return notes
 
 
 def read(path, modality, count: int | None = None) -> np.ndarray:
-    """The recording at `path`, or the first `count` in a folder in the order of their names, float32 [N, T], from their start."""
-    root, names = files.named(path, audio.SUFFIXES, "recording")
-    names = np.array(names[:count])
-    found = Recordings(root, names, np.zeros(len(names), np.uint64), np.zeros(len(names)), 0, "error")
-    found.advice = "mend or remove it"
-    return found.cut(modality.rate, modality.length, [])[:]
+    """All of the recording at `path`, or of those in a folder by name, one record after the other, the last of each file ending in silence;
+    the first `count` of them, float32 [N, T]."""
+    found = Recordings.of(*files.named(path, audio.SUFFIXES, "recording"), 0, "error")
+    return found.cut(modality.rate, modality.length, whole=True)[:][:count]
