@@ -112,8 +112,8 @@ def features(name: str, seed: int) -> dict:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    options = {"model.posterior": "Normal(size=32)", "training.steps": 6000, "devices.jit": "on", "data.binarize": "dynamic"}
-    vae, dataset = ours(seed, **options)
+    options = {"training.steps": 6000, "devices.jit": "on", "data.binarize": "dynamic"}
+    vae, dataset = ours(seed, **options, **{"model.posterior": "Normal(size=32)", "model.objective": "ELBO(beta=2.0)"})
     random = np.random.default_rng(seed)
     rows = random.permutation(len(dataset.train))[:10000]
     images = {"train": dataset.train[rows], "test": dataset.test[:]}
