@@ -617,7 +617,7 @@ def test_options_of_the_other_kind_are_refused(tmp_path):
     source = saved(tmp_path / "rows.csv", lines(40))
     for option in ({"resize": 8}, {"binarize": "dynamic"}, {"augment": "Flip"}):
         assert "for images" in refused("usage", source, **option) or "means nothing" in refused("usage", source, **option)
-    assert "for tables" in refused("usage", "digits", drop="a")
+    assert "rows of a table" in refused("usage", "digits", drop="a")
 
 
 def test_a_file_from_outside_is_read_by_the_columns_of_the_run(tmp_path, people):
@@ -672,7 +672,7 @@ def test_what_is_filled_in_leaves_what_is_known(people):
 def test_imputation_is_for_tables_and_restorations_for_images(people):
     with pytest.raises(Refusal, match="for tables"):
         load("digits").for_task("impute")
-    with pytest.raises(Refusal, match="for images"):
+    with pytest.raises(Refusal, match="not for tables"):
         components.make("task", "denoise").condition_shape(people.modality)
 
 
