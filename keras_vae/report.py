@@ -283,7 +283,7 @@ def behind_pca(report: dict) -> str:
         return "; the model was still improving: train longer"
     if test["active_units"] < test["units"]:
         return f"; the model uses {test['active_units']}: the others would cost more nats than they save"
-    if train.get("reconstruction_error", pca) < 0.9 * test["reconstruction_error"]:
+    if train and train["reconstruction_error"] < 0.9 * test["reconstruction_error"]:
         return f"; the model reaches {train['reconstruction_error']:.5f} on training records: more records or --data.augment would help"
     return "; the objective trades error for a lower rate"
 
