@@ -421,6 +421,12 @@ def test_the_table_says_why_pca_is_ahead(changes, word):
     assert word in said and bool(said) == bool(word)
 
 
+def test_pca_may_be_ahead_of_a_run_without_figures_of_training():
+    """As the verb `evaluate` has them."""
+    test = {"reconstruction_error": 0.03, "active_units": 4, "units": 4}
+    assert "trades error" in report.behind_pca({"test": test, "references": {"pca_reconstruction_error": 0.02}})
+
+
 def test_a_student_of_the_run_is_trained_to_its_report(copy, train):
     student = [*SMALL, "--name", "student", "--training.steps", "4", "--evaluation.samples", "2", "--devices.jit", "off"]
     taught = ["--model.objective", "Distillation(latent=0.5, cross=0.1)", "--training.teacher", "t"]

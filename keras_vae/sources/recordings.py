@@ -18,7 +18,6 @@ RATES = (1000, 384000)  # Hz
 
 
 def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Found:
-    audio.library("soundfile")
     if options.given is not None:
         raise Refusal("usage", "data.given is for images, and the folder holds recordings", "data.given", fix="leave --data.given out")
     found = Recordings.of(root, names, others, options.on_bad_record)
