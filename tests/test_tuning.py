@@ -128,7 +128,8 @@ def test_the_search_starts_where_it_was_told_to(config):
     base = resolved(model__encoder="auto", model__decoder="auto")
     space = spaces.default(base, {"model.objective"})
     values = spaces.values_of(base, space)
-    assert tuning.chosen(space, tuning.numbered(space, values)) == {name: value for name, value in values.items() if name not in ("width 3", "width 4")}
+    used = {name: value for name, value in values.items() if name not in ("width 3", "width 4")}
+    assert tuning.chosen(space, tuning.numbered(space, values)) == used
     start = spaces.apply(base, values)
     for kind in ("encoder", "decoder"):
         network, options = components.parse(flatten(base)[f"model.{kind}"])
