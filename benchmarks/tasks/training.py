@@ -11,7 +11,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent.parent))
 from silent import Silent
 
-
 LATENT = {"model.posterior": "Normal(size=16)"}  # of all that is measured here, unless it says another
 
 
