@@ -197,7 +197,7 @@ def records():
     from keras_vae import config, data
     from keras_vae.pictures import Fitting
     from keras_vae.records import content_keys, held_out
-    from keras_vae.sources import files, folder
+    from keras_vae.sources import files, stills
 
     def load(source):
         return data.load(config.Data(source), log=lambda _: None)
@@ -232,12 +232,12 @@ def records():
     for side in (32, 256):
         Image.fromarray(noise.integers(0, 256, (side // 4, side // 4, 3), np.uint8)).resize((side, side)).save(f"{side}.png")
         names = np.array([f"{side}.png".encode()] * 256)
-        found = folder.Pictures(b".", names, np.zeros(256, np.uint64), np.ones(256, np.int64), 0, "error")
+        found = stills.Pictures(b".", names, np.zeros(256, np.uint64), np.ones(256, np.int64), 0, "error")
         found.fit(Fitting((side, side), 3, None), (side, side, 3), False)
         found.kept = None
         yield f"PNG, {side} x {side} x 3: decoded on {os.cpu_count()} cores", 256 / timed(lambda found=found: found[np.arange(256)]), "1/s"
     for count in (10**6, 10**8):
-        found = folder.Pictures(b".", np.empty(count, "S1"), None, None, 0, "error")
+        found = stills.Pictures(b".", np.empty(count, "S1"), None, None, 0, "error")
         found._all = lambda rows: rows
         chosen = noise.integers(0, count, 128)
         yield f"folder of {count:.0e}: a batch of 128, decoding left out", timed(lambda found=found, chosen=chosen: found[chosen]), "s"

@@ -87,7 +87,7 @@ def reconstruct(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -119,7 +119,7 @@ def encode(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -143,7 +143,7 @@ def score(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         samples: K of the importance-weighted bound; 1 is the negative ELBO.
@@ -205,7 +205,7 @@ def answer(
 
     Args:
         run: folder or name of a finished run of such a --task.
-        input: what is given: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the
+        input: what is given: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the
             run's own data, spoilt as in training.
         seen: of a run of --task inpaint, with --input: a .npy file [N, height, width], or [N, samples], true where the record is seen.
         split: which records of the run's own data.
@@ -239,7 +239,7 @@ def answer(
     if input is not None:
         answers = np.asarray(task.kept(answers, records.raw))
     picture = answers
-    if modality.suffix == "png":
+    if modality.suffix in ("png", "gif"):
         picture = report.coloured([task.shown(first["condition"]).numpy(), modality.scale(answers[:40]).numpy()])
         picture = modality.draw(report.pairs(*map(np.asarray, picture)), min(10, len(records)))
     elif modality.suffix == "wav":
@@ -254,7 +254,7 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
 
     Args:
         run: folder or name of a finished run of --task anomaly.
-        input: a .npy, .npz, .csv or .parquet file, a picture or recording, or a folder of such; default: records of the run's own data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.

@@ -17,6 +17,19 @@ class Augmentation:
         raise NotImplementedError
 
 
+def alike(change: Augmentation):
+    """The same change, which befalls all frames of a clip [B, T, H, W, C] alike."""
+
+    def changed(raw, seed):
+        if len(raw.shape) == 4:
+            return change(raw, seed)
+        time, height, width, channels = raw.shape[1:]
+        beside = tf.reshape(tf.transpose(raw, (0, 2, 3, 1, 4)), (-1, height, width, time * channels))
+        return tf.transpose(tf.reshape(change(beside, seed), (-1, height, width, time, channels)), (0, 3, 1, 2, 4))
+
+    return changed
+
+
 @dataclass(frozen=True)
 class Flip(Augmentation):
     """Left and right are exchanged with this probability."""

@@ -91,6 +91,38 @@ class Dropout(keras.layers.Layer):
         return tf.where(mask, x / keep, tf.zeros_like(x))
 
 
+class SpaceTime(keras.layers.Layer):
+    """A convolution over the sides of each frame of [B, T, H, W, C], [1, k, k], and one over time, [k, 1, 1], of what it makes: one with
+    the kernel sum_c time_c(t) space_c(h, w) (A Closer Look at Spatiotemporal Convolutions; Tran et al. 2018)."""
+
+    kind = keras.layers.Conv3D
+
+    def __init__(self, filters, kernel_size, strides=1, padding="same", kernel_initializer="he_normal", kernel_regularizer=None, **kwargs):
+        super().__init__(**kwargs)
+        rest = {"padding": padding, "kernel_regularizer": kernel_regularizer, "dtype": self.dtype_policy}
+        start = "he_normal" if kernel_initializer == "zeros" else kernel_initializer  # two zeros after one another never learn
+        across, along = (1, kernel_size, kernel_size), (kernel_size, 1, 1)
+        self.space = self.kind(filters, across, (1, strides, strides), use_bias=False, kernel_initializer=start, **rest)
+        self.time = self.kind(filters, along, (strides, 1, 1), kernel_initializer=kernel_initializer, **rest)
+
+    def build(self, x_shape):
+        self.space.build(x_shape)
+        self.time.build(self.space.compute_output_shape(x_shape))
+        self.built = True
+
+    def compute_output_shape(self, x_shape):
+        return self.time.compute_output_shape(self.space.compute_output_shape(x_shape))
+
+    def call(self, x):
+        return self.time(self.space(x))
+
+
+class SpaceTimeTranspose(SpaceTime):
+    """The same of transposed convolutions."""
+
+    kind = keras.layers.Conv3DTranspose
+
+
 class FiLM(keras.layers.Layer):
     """h -> h (1 + gamma(c)) + beta(c), a factor and a shift for each channel, gamma and beta the two halves of project(c), c [B, size].
 

@@ -43,7 +43,7 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     plain = components.parse(config.model.family)[0] == "VAE"
     on_grid = len(modality.shape) > 1
     small = plain and (not on_grid or (elements <= 1024 and len(given) < 2))
-    widths, side = [], max(modality.shape[:2])
+    widths, side = [], max(modality.shape[:-1] or modality.shape)
     while side > 4 and len(widths) < (10 if len(modality.shape) == 2 else 6):
         widths.append(min(256, 16 * 2 ** len(widths)))
         side = -(-side // 2)

@@ -21,7 +21,7 @@ class Data:
     """Where the records come from and how they become x."""
 
     source: str = (
-        "digits"  # digits, folder:DIR, csv:FILE, parquet:FILE, npy:FILE, npz:FILE[:KEY], tfds:NAME[/CONFIG] or python:MODULE:FUNCTION
+        "digits"  # or tones, moving:SOURCE, folder:DIR, csv:, parquet: or npy:FILE, npz:FILE[:KEY], tfds:NAME, python:MODULE:FUNCTION
     )
     given: str | None = None  # a second source of images, one beside each record: what denoise and segment are given
     batch_size: int | None = None  # global: over all replicas; None = chosen from the number and the size of the records
@@ -38,6 +38,8 @@ class Data:
         None  # of a record of sound: a shorter one ends in silence, of twice the length it is several; None = most are covered
     )
     view: Literal["auto", "waveform", "spectrogram"] = "auto"  # how recordings are seen; auto = the waveform in a task that restores
+    frames: int | None = None  # of a clip; a longer video is several; None = 16, or as many as most have
+    fps: float | None = None  # frames a second that videos are brought to; None = the rate that most of them have, 10 of arrays
     drop: str | None = None  # "id, name": columns of a table that are left out
     label: str | None = None  # the column of a CSV or Parquet file that holds the classes
     scores: Literal["auto", "normal", "standard", "robust"] = "auto"  # how numbers of a table are scaled; auto = normal (by rank) or robust
@@ -142,6 +144,8 @@ RANGES = {
     "data.batch_size": (1, 2**20, True),
     "data.rate": (1000, 384000, True),
     "data.seconds": (0, 3600, False),
+    "data.frames": (2, 4096, True),
+    "data.fps": (0, 1000, False),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.decay_share": (0, 1, False),

@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_vae import components, tasks
+from keras_vae import augmentations, components, tasks
 from keras_vae import config as configuration
 from keras_vae.errors import Refusal, nearest
 from keras_vae.modalities import tabular
 from keras_vae.modalities.images import Images
 from keras_vae.modalities.modality import Modality
 from keras_vae.modalities.sound import Sound
+from keras_vae.modalities.video import Video
 from keras_vae.noise import Seed
 from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
-from keras_vae.sources import arrays, digits, folder, pairs, recordings, tables, tfds, tones
+from keras_vae.sources import arrays, clips, digits, folder, moving, pairs, recordings, stills, tables, tfds, tones
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
 ADAPTED = 5000  # training records that stand for all, at most
@@ -46,7 +47,7 @@ SOURCES = {
 HONOURED = {
     "digits": (),
     "tones": (),
-    "folder": ("resize", "crop", "grey", "rate", "seconds"),
+    "folder": ("resize", "crop", "grey", "rate", "seconds", "frames", "fps"),
     "tfds": ("resize", "crop", "grey"),
 }  # options of one's own choosing
 OF_IMAGES = {
@@ -60,8 +61,10 @@ OF_IMAGES = {
 }  # and what leaves them out
 OF_TABLES = {"drop": None, "label": None, "scores": "auto"}
 OF_SOUND = {"rate": None, "seconds": None, "view": "auto"}
+OF_VIDEO = {"frames": None, "fps": None}
 OWN = ("digits", "tones")  # sources without a name
-WRITTEN = (*OWN, "folder:DIR", "csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
+WRITTEN = (*OWN, "moving:SOURCE", "folder:DIR")
+WRITTEN += ("csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
 
 Records = np.ndarray | Chosen
@@ -153,7 +156,7 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
         beside = _find(dataclasses.replace(options, source=options.given, **same), log, foreign, where="data.given")
         found = pairs.joined(found, beside, options.given)
     found = complete(found)
-    _check_options(options, "rows of a table" if found.columns else "recordings" if found.rate else "images")
+    _check_options(options, _kind(found))
     for split in SPLITS:
         if not len(found.records[split]):
             why = f"there are {sum(map(len, found.records.values()))} records in all; three that differ are the least"
@@ -183,9 +186,17 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
     )
 
 
+def _kind(found) -> str:
+    """What the records are, for a message."""
+    return "rows of a table" if found.columns else "recordings" if found.rate else "clips" if found.fps else "images"
+
+
 def _find(options: configuration.Data, log, foreign: bool, where: str = "data.source"):
-    """What the source holds, before it is split."""
+    """What the source holds, before it is split. `Refusal` (usage) if there is none of the name."""
     kind, _, name = options.source.partition(":")
+    if kind == "moving" and name:
+        images = dataclasses.replace(options, source=name, frames=None, fps=None)
+        return moving.found(_find(images, log, foreign, where), name, options)
     if kind not in SOURCES or bool(name) == (kind in OWN):
         meant = "folder" if os.path.isdir(options.source) else Path(options.source).suffix[1:]
         fix = f"--{where} {meant}:{options.source}" if os.path.exists(options.source) and meant in SOURCES else ""
@@ -194,8 +205,8 @@ def _find(options: configuration.Data, log, foreign: bool, where: str = "data.so
     if kind == "python" and not foreign and module not in sys.modules:
         fix = f"if you trust it: python -m keras_vae --trust {module} ..."
         raise Refusal("model", f"the run's data comes from a module that is not imported: {module}", where=where, fix=fix)
-    for option in ("resize", "crop", "grey", "range", "rate", "seconds"):
-        if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range")):
+    for option in ("resize", "crop", "grey", "range", "rate", "seconds", "frames", "fps"):
+        if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range", "fps")):
             raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
     return SOURCES[kind](name, options, log)
 
@@ -206,17 +217,19 @@ def _images(found, options: configuration.Data) -> Images:
         records = next(iter(found.given.records.values()))
         beside = Images(tuple(records[0:1].shape[1:]), found.given.levels, tuple(map(float, found.given.range)))
         shape = (*shape[:2], shape[2] - beside.shape[2])
-    return Images(shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize, beside)
+    seen_as = shape, found.levels, tuple(map(float, found.range)), options.binarize, options.dequantize
+    return Video(*seen_as, fps=float(found.fps)) if found.fps else Images(*seen_as, beside)
 
 
 def _check_options(options: configuration.Data, kind: str) -> None:
     """`Refusal` (usage) for an option that is for records of another kind."""
-    for other, of_others in {"images": OF_IMAGES, "rows of a table": OF_TABLES, "recordings": OF_SOUND}.items():
+    frames = kind in ("images", "clips")
+    for other, of_others in {"images": OF_IMAGES, "rows of a table": OF_TABLES, "recordings": OF_SOUND, "clips": OF_VIDEO}.items():
         for option, left_out in of_others.items() if other != kind else ():
-            if getattr(options, option) != left_out:
+            if getattr(options, option) != left_out and not (frames and other == "images" and option != "given"):
                 what = f"data.{option} is for {other}, and the records are {kind}"
                 raise Refusal("usage", what, f"data.{option}", fix=f"leave --data.{option.replace('_', '-')} out")
-    if kind != "images" and options.augment not in ("auto", "none"):
+    if not frames and options.augment not in ("auto", "none"):
         what = f"data.augment is for images, and the records are {kind}"
         raise Refusal("usage", what, "data.augment", fix="leave --data.augment out")
 
@@ -235,7 +248,7 @@ def augmentation(options: configuration.Data):
 
     def augment(raw, seed):
         for number, change in enumerate(made):
-            raw = change(raw, seed.fold(number))
+            raw = augmentations.alike(change)(raw, seed.fold(number))
         return raw
 
     return augment
@@ -297,8 +310,8 @@ class Feed:
 
 
 def read(path, modality, options: configuration.Data, count: int | None = None) -> np.ndarray:
-    """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture or recording, or a folder of such,
-    brought to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
+    """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture, recording or video, or a folder of
+    such, brought to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
     if isinstance(modality, tabular.Table):
         array = str(path).endswith((".npy", ".npz"))
         rows = arrays.read_rows(str(path), options, len(modality.columns)) if array else tables.read(str(path), modality, options)
@@ -306,5 +319,5 @@ def read(path, modality, options: configuration.Data, count: int | None = None) 
     if isinstance(modality, Sound):
         return recordings.read(path, modality, count) if folder.is_files(path) else arrays.read_sound(str(path), modality, count)
     if folder.is_files(path):
-        return folder.read(path, modality.shape, modality.levels, options, count)
+        return clips.read(path, modality, options, count) if isinstance(modality, Video) else stills.read(path, modality, options, count)
     return arrays.read(path, modality, options, count)

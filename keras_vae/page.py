@@ -465,21 +465,23 @@ def recording(run: Result, file: str) -> Markup:
 
 
 def fitted(content: bytes, budget: int) -> tuple[str, bytes, tuple[int, int]]:
-    """A PNG as it is if it is small enough, else as a JPEG, made smaller until it is: (format, bytes, size)."""
-    from PIL import Image
+    """A PNG as it is if it is small enough, else as a JPEG, or, if it moves, as WebP, made smaller until it is: (format, bytes, size)."""
+    from PIL import Image, ImageSequence
 
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         image.load()
         if len(content) <= budget and max(image.size) <= 2000:
             return "png", content, image.size
-        image = image.convert("RGB")
-    side = min(1600, max(image.size))
+        frames, shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)], image.info.get("duration", 100)
+    side, kind = min(1600, max(frames[0].size)), "webp" if len(frames) > 1 else "jpeg"
     while True:
-        image.thumbnail((side, side))
+        for frame in frames:
+            frame.thumbnail((side, side))
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=85, optimize=True)
+        moving = {"save_all": True, "append_images": frames[1:], "duration": shown, "loop": 0} if frames[1:] else {"optimize": True}
+        frames[0].save(buffer, kind, quality=85, **moving)
         if buffer.tell() <= budget or side <= 32:
-            return "jpeg", buffer.getvalue(), image.size
+            return kind, buffer.getvalue(), frames[0].size
         side = max(32, int(0.9 * side * (budget / buffer.tell()) ** 0.5))
 
 

@@ -115,13 +115,28 @@ class Fitting:
         return np.asarray(image).reshape(image.height, image.width, self.channels)
 
     def array(self, raw: np.ndarray) -> np.ndarray:
-        """The same for a record that is an array already, uint8 [H, W, C]."""
+        """The same for what is an array already, uint8 [..., H, W, C]."""
+        if raw.ndim > 3:
+            return np.stack([self.array(part) for part in raw])
         return self(Image.fromarray(raw[..., 0] if raw.shape[-1] == 1 else raw))
 
 
 def sheet(x, columns: int | None = None) -> bytes:
     """One PNG with all pictures [N, H, W, C] of values in [0, 1] on a grid, row by row; small ones are enlarged by whole factors."""
-    x = np.asarray(x)
+    buffer = io.BytesIO()
+    _grid(np.asarray(x), columns).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def animation(x, columns: int | None, fps: float, kind: str) -> bytes:
+    """The same of clips [N, T, H, W, C], as one picture that moves, without end: "PNG" or "GIF"."""
+    x, buffer = np.asarray(x), io.BytesIO()
+    first, *others = (_grid(x[:, time], columns) for time in range(x.shape[1]))
+    first.save(buffer, kind, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+    return buffer.getvalue()
+
+
+def _grid(x: np.ndarray, columns: int | None) -> Image.Image:
     n, height, width, channels = x.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = -(-n // columns)
@@ -132,6 +147,4 @@ def sheet(x, columns: int | None = None) -> bytes:
         top = gap + number // columns * (height * zoom + gap)
         left = gap + number % columns * (width * zoom + gap)
         canvas[top : top + height * zoom, left : left + width * zoom] = picture[..., :3] if channels >= 3 else picture[..., :1]
-    buffer = io.BytesIO()
-    Image.fromarray(canvas).save(buffer, "PNG")
-    return buffer.getvalue()
+    return Image.fromarray(canvas)

@@ -27,6 +27,8 @@ class Found:
     names: dict[str, np.ndarray] = field(default_factory=dict)  # of the files that hold the records, bytes [N]; empty where there are none
     given: "Found | None" = None  # of pairs, what lies beside the records, whose channels come after their own
     rate: int = 0  # of recordings, samples a second; the records are [T] then
+    fps: float = 0.0  # of clips, frames a second; the records are [T, H, W, C] then
+    parts: str = ""  # what several records may be cut from, and share the key of: recordings, videos
     columns: tuple = ()  # of a table, `modalities.tabular.Column`; the records are rows then
     notes: list[tuple[str, str]] = field(default_factory=list)  # lines of the data card
     bad: list[dict] = field(default_factory=list)  # {"name", "why"} of records left out; grows when more turn up in training
@@ -120,7 +122,7 @@ def complete(found: Found) -> Found:
     if found.sampled:
         rule, deciding = "by position: there are too many to compare", content_keys(np.arange(len(keys), dtype=np.uint64)[:, None])
     if distinct <= len(missing):
-        alike = f"all are of {distinct} recordings" if found.rate else f"only {distinct} of {len(keys):,} records differ"
+        alike = f"all are of {distinct} {found.parts}" if found.parts else f"only {distinct} of {len(keys):,} records differ"
         distinct, rule = len(keys), f"by position, as {alike}: they say nothing of new data"
         deciding = np.arange(len(keys), dtype=np.uint64)
     share = min(HELD_OUT, max(1, distinct // 10)) if distinct > len(missing) else 0
@@ -157,13 +159,13 @@ def repeated(found: Found) -> list[tuple[str, str]]:
     notes = []
     keys = [found.keys[split] for split in SPLITS]
     copies = sum(map(len, keys)) - len(np.unique(np.concatenate(keys)))
-    if copies and not found.rate:  # records of one file share its key
+    if copies and not found.parts:  # records of one file share its key
         alike = "pairs share an image with another" if found.given else "records are copies of another"
         notes.append(("duplicates", f"{copies:,} of {sum(map(len, keys)):,} {alike}"))
     for split, before in (("validation", ["train"]), ("test", ["train", "validation"])):
         leaked = int(np.isin(found.keys[split], np.concatenate([found.keys[name] for name in before])).sum())
         if leaked:
             alike = "pairs share an image with some in" if found.given else "records are also in"
-            alike = "records are of recordings that are also in" if found.rate else alike
+            alike = f"records are of {found.parts} that are also in" if found.parts else alike
             notes.append(("leak", f"{leaked:,} {split} {alike} {' or '.join(before)}: figures on {split} flatter the model"))
     return notes

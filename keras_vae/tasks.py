@@ -187,12 +187,13 @@ class Inpaint(_Restoration):
     """What is missing: the condition is x where it is seen, else the middle of its bounds, and 1 where it is seen. Only what is missing is
     scored.
 
-    A `share` of each record is left out in training: a rectangle anywhere, of recordings a stretch of time ("box"), or positions one by
-    one ("pixels").
+    A `share` of each record is left out in training: a rectangle anywhere, of recordings a stretch of time, of clips of both ("box"),
+    positions one by one ("pixels"), frames of clips one by one ("frames"), or the end, of images the lower rows ("end"): what is then
+    answered is how it goes on.
     """
 
     share: InnerFraction = 0.25
-    missing: Literal["box", "pixels"] = "box"
+    missing: Literal["box", "pixels", "frames", "end"] = "box"
 
     def batch(self, modality, x, label, seed, given=None):
         return self.asked(x, self.cut_out(modality, x, self.seen(x, seed)))
@@ -207,11 +208,15 @@ class Inpaint(_Restoration):
     def seen(self, x, seed):
         """1 where x [B, ..., C] is seen, 0 where it is missing, [B, ..., 1]."""
         rows, sides = tf.shape(x)[0], x.shape[1:-1]
-        if self.missing == "pixels":
-            return tf.cast(noise.uniform(seed.fold("missing"), (rows, *sides, 1)) >= self.share, tf.float32)
+        if self.missing in ("pixels", "frames"):
+            alike = (*sides, 1) if self.missing == "pixels" else (sides[0], *[1] * len(sides))
+            return tf.cast(noise.uniform(seed.fold("missing"), (rows, *alike)) >= self.share, tf.float32) + tf.zeros((rows, *sides, 1))
+        if self.missing == "end":
+            seen = tf.range(sides[0]) < max(1, min(sides[0] - 1, round(sides[0] * (1.0 - self.share))))
+            return tf.reshape(tf.cast(seen, tf.float32), (1, -1, *[1] * len(sides))) + tf.zeros((rows, *sides, 1))
         place, missing = noise.uniform(seed.fold("place"), (rows, 3)), 1.0
         longer = tf.exp(math.log(2.0) * (2.0 * place[:, 2] - 1.0))  # height to width, beside that of the image, 1/2 to 2
-        factors = (tf.sqrt(longer), 1.0 / tf.sqrt(longer)) if len(sides) == 2 else (tf.ones_like(longer),)
+        factors = (tf.sqrt(longer), 1.0 / tf.sqrt(longer)) if len(sides) == 2 else [tf.ones_like(longer)] * len(sides)
         for axis, (side, factor) in enumerate(zip(sides, factors, strict=True)):
             length = tf.clip_by_value(tf.round(side * self.share ** (1.0 / len(sides)) * factor), 1.0, side)
             start = tf.floor(place[:, axis] * (side - length + 1.0))[:, None]
@@ -227,6 +232,9 @@ class Inpaint(_Restoration):
 
     def condition_shape(self, modality):
         *sides, channels = super().condition_shape(modality)
+        if self.missing == "frames" and len(sides) != 3:
+            why = f"a record has the shape {list(modality.shape)}"
+            raise Refusal("usage", 'Inpaint(missing="frames") is for clips', "task", why, 'missing="box", "pixels" or "end"')
         return (*sides, channels + 1)
 
     def start(self, condition):
@@ -235,36 +243,39 @@ class Inpaint(_Restoration):
 
 @dataclass(frozen=True)
 class SuperResolution(_Restoration):
-    """Larger images: the condition is x made smaller by `factor`, each pixel the mean of those it stands for, and enlarged again by
-    cubic convolution (Keys 1981)."""
+    """Larger images, and clips of larger frames: the condition is x made smaller by `factor`, each pixel the mean of those it stands for,
+    and enlarged again by cubic convolution (Keys 1981)."""
 
     factor: Factor = 2
 
     def batch(self, modality, x, label, seed, given=None):
-        return self.asked(x, self.enlarged(tf.nn.avg_pool2d(x, self.factor, self.factor, "VALID")))
+        rows, columns = (side // self.factor for side in x.shape[-3:-1])
+        parts = tf.reshape(x, (-1, *x.shape[1:-3], rows, self.factor, columns, self.factor, x.shape[-1]))
+        return self.asked(x, self.enlarged(tf.reduce_mean(parts, axis=(-4, -2))))
 
     def given(self, modality):
-        height, width, channels = modality.shape
-        return dataclasses.replace(modality, shape=(height // self.factor, width // self.factor, channels))
+        *before, height, width, channels = modality.shape
+        return dataclasses.replace(modality, shape=(*before, height // self.factor, width // self.factor, channels))
 
     def condition(self, modality, given):
         return self.enlarged(modality.scale(given))
 
     def condition_shape(self, modality):
         shape = super().condition_shape(modality)
-        if len(shape) != 3:
+        if len(shape) < 3:
             raise Refusal("usage", "SuperResolution is for images", "task", f"a record has the shape {list(shape)}", "another --task")
-        if shape[0] % self.factor or shape[1] % self.factor:
-            why = f"{shape[0]} x {shape[1]} pixels are not so many times as many"
+        height, width = shape[-3:-1]
+        if height % self.factor or width % self.factor:
+            why = f"{height} x {width} pixels are not so many times as many"
             raise Refusal(
                 "usage", f"factor = {self.factor} does not divide the images", "task", why, f"--data.resize with multiples of {self.factor}"
             )
         return shape
 
     def enlarged(self, small):
-        """[B, h, w, C] -> [B, h factor, w factor, C]."""
-        across, down = (cubic(side, self.factor) for side in small.shape[1:3])
-        return tf.clip_by_value(tf.einsum("Hh,Ww,bhwc->bHWc", across, down, small), 0.0, 1.0)
+        """[B, ..., h, w, C] -> [B, ..., h factor, w factor, C]."""
+        across, down = (cubic(side, self.factor) for side in small.shape[-3:-1])
+        return tf.clip_by_value(tf.einsum("Hh,Ww,...hwc->...HWc", across, down, small), 0.0, 1.0)
 
 
 @dataclass(frozen=True)

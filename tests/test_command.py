@@ -104,6 +104,8 @@ FLAGS = [
     ("--data.given", "folder:noisy", "data.given", "folder:noisy"),
     ("--data.rate", "16000", "data.rate", 16000),
     ("--data.seconds", "0.5", "data.seconds", 0.5),
+    ("--data.frames", "8", "data.frames", 8),
+    ("--data.fps", "12.5", "data.fps", 12.5),
     ("--data.view", "waveform", "data.view", "waveform"),
     ("--data.drop", "id, name", "data.drop", "id, name"),
     ("--data.label", "class", "data.label", "class"),

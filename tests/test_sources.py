@@ -13,7 +13,7 @@ from keras_vae.errors import Refusal
 from keras_vae.loop import Trainer
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
-from keras_vae.sources import files, folder
+from keras_vae.sources import files, stills
 from keras_vae.sources.digits import find as find_digits
 
 SPLITS = ("train", "validation", "test")
@@ -365,7 +365,7 @@ def test_a_picture_is_refused_where_its_256_levels_mean_nothing(modality, tmp_pa
 def test_a_bad_picture_gives_way_within_its_own_split(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHECKED", 1)
     monkeypatch.setattr(files, "CHECKED_BYTES", 1)
-    monkeypatch.setattr(folder.Pictures, "check", lambda self: ([], [self._facts(0)]))
+    monkeypatch.setattr(stills.Pictures, "check", lambda self: ([], [self._facts(0)]))
     for number, record in enumerate(images(200)):
         write(tmp_path / "x" / f"{number:03}.png", record)
     for number in (20, 21, 150, 199):
@@ -390,7 +390,7 @@ def test_the_same_picture_saved_differently_is_a_copy(tmp_path):
 
 def test_large_files_that_begin_alike_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PIECE", 100)
-    monkeypatch.setattr(folder.Pictures, "check", lambda self: ([], [self._facts(0)]))
+    monkeypatch.setattr(stills.Pictures, "check", lambda self: ([], [self._facts(0)]))
     (tmp_path / "x").mkdir()
     for number in range(30):
         raw = np.zeros((40, 40), np.uint8)

@@ -32,6 +32,8 @@ class Images(Modality):
     beside: "Images | None" = field(default=None, repr=False)
     ordered: bool = field(default=True, repr=False)
 
+    sides = 2  # of a record, beside its channels
+
     @classmethod
     def of(cls, values: dict) -> "Images":
         """What `dataclasses.asdict` made of one, and JSON of that."""
@@ -39,10 +41,11 @@ class Images(Modality):
         return cls(**{**values, "beside": cls.of(values["beside"]) if values.get("beside") else None})
 
     def __post_init__(self):
-        sides = isinstance(self.shape, tuple) and len(self.shape) == 3 and all(type(side) is int and side >= 1 for side in self.shape)
+        sides = isinstance(self.shape, tuple) and len(self.shape) == self.sides + 1
+        sides = sides and all(type(side) is int and side >= 1 for side in self.shape)
         bounds = isinstance(self.range, tuple) and len(self.range) == 2 and all(type(end) in (int, float) for end in self.range)
         if not sides or type(self.levels) is not int or not (self.levels == 0 or 2 <= self.levels <= 256):
-            raise ValueError("images need a shape of three positive numbers, and 2 to 256 levels (0: continuous)")
+            raise ValueError(f"images need a shape of {self.sides + 1} positive numbers, and 2 to 256 levels (0: continuous)")
         if not bounds or not -math.inf < self.range[0] < self.range[1] < math.inf:
             raise ValueError("the range of images is two finite numbers, the lower first")
         if (
@@ -162,7 +165,7 @@ class Images(Modality):
 
     def augmentation(self) -> str:
         """What may happen to a record of few: colour is of photographs, grey may be letters."""
-        shift = f"Shift(pixels={max(1, min(self.shape[:2]) // 16)})"
+        shift = f"Shift(pixels={max(1, min(self.shape[-3:-1]) // 16)})"
         return f"Flip, {shift}" if self.shape[-1] == 3 else shift
 
     def card(self, seen: np.ndarray, looked: str) -> list[tuple[str, str]]:

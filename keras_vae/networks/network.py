@@ -218,10 +218,10 @@ class Network(keras.layers.Layer):
 class GridNetwork(Network):
     """Convolutions on a grid of one, two or three sides, [T, C], [H, W, C] or [D, H, W, C]; each width is a stage of `depth` units.
 
-    `kernel`: of what halves or doubles the grid; the other kernels are 3 wide. `features`: between grid and vector. `excite`: each unit
-    weighs its channels by a network that squeezes them by this factor, 0 for none. `attention`: after the units of so many of the
-    coarsest stages each position looks at all others, with so many `heads`. Where connections are dense, each unit adds as many channels
-    as its stage is wide.
+    `kernel`: of what halves or doubles the grid; the other kernels are 3 wide. `factorized`: a convolution of clips is one over the sides
+    of each frame and then one over time, of fewer weights. `features`: between grid and vector. `excite`: each unit weighs its channels by
+    a network that squeezes them by this factor, 0 for none. `attention`: after the units of so many of the coarsest stages each position
+    looks at all others, with so many `heads`. Where connections are dense, each unit adds as many channels as its stage is wide.
     """
 
     def __init__(
@@ -232,10 +232,11 @@ class GridNetwork(Network):
         excite: Ratio = 0,
         attention: Stages = 0,
         heads: Count = 1,
+        factorized: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.depth, self.kernel, self.features = depth, kernel, features
+        self.depth, self.kernel, self.features, self.factorized = depth, kernel, features, factorized
         self.excite, self.attention, self.heads = excite, attention, heads
 
     def gate(self, kind, width):
@@ -255,6 +256,11 @@ class GridNetwork(Network):
 
     def convolution(self, sides: tuple, transposed: bool = False) -> type:
         """The layer for a grid of so many sides."""
+        if self.factorized and len(sides) == 3:
+            return blocks.SpaceTimeTranspose if transposed else blocks.SpaceTime
+        if self.factorized:
+            why = f"the grid has {len(sides)} sides, and time is none of them"
+            raise Refusal("usage", "factorized=True is for clips", "model", why, "leave factorized out")
         return getattr(keras.layers, f"Conv{len(sides)}D{'Transpose' if transposed else ''}")
 
     def halvings(self, shape: tuple) -> list[tuple]:

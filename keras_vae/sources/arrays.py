@@ -1,4 +1,5 @@
-"""npy:FILE, npz:FILE[:KEY], python:MODULE:FUNCTION: records as arrays [N, H, W] or [N, H, W, C], in memory or on disk.
+"""npy:FILE, npz:FILE[:KEY], python:MODULE:FUNCTION: records as arrays [N, H, W], [N, H, W, C] or, of clips, [N, T, H, W, C], in memory or
+on disk.
 
 A .npy file stays on disk and is read as needed. In a .npz file, and in the dict that a function may return, names say what an array
 is: x, images or data (or x_train, train_images, ...) are records, y or labels their classes, "classes" the names of these.
@@ -22,6 +23,7 @@ from keras_vae.sources import tables
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
 RECORD_WORDS = {"x", "image", "images", "data", "arr", "0", "records"}
+FPS = 10.0  # frames a second, of clips where nothing says it
 BITS = range(9, 17)  # whole numbers above 255 are taken for measurements of so many bits
 
 
@@ -155,10 +157,11 @@ def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
         array = array // 255
     if modality.levels == 256 and array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1 and _over_255(array):
         array = np.round(array * 255.0)
-    array = array[..., None] if array.ndim == 3 else array
-    if array.shape[1:] != modality.shape and array.ndim == 4 and array.dtype == np.uint8 and array.shape[-1] in (1, 3):
+    array = array[..., None] if array.ndim == len(modality.shape) else array
+    alike = array.ndim == 1 + len(modality.shape) and array.dtype == np.uint8 and array.shape[-1] in (1, 3)
+    if alike and array.shape[1:] != modality.shape:
         fitting = _fitting(options, array.shape[1:], 256, str(path))
-        array = np.stack([fitting.array(raw) for raw in array]) if fitting else array
+        array = fitting.array(array) if fitting else array
     return modality.check(array, str(path))
 
 
@@ -237,9 +240,10 @@ def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> 
         if survey.sampled:
             meaning.check(array, where)
         array = meaning.convert(array).reshape(len(array), *survey.shape)
-        return np.stack([fitting.array(raw) for raw in array]) if fitting and len(array) else array
+        return fitting.array(array) if fitting and len(array) else array
 
-    found = Found({}, {}, meaning.levels, meaning.range, classes=classes, notes=meaning.notes, bad=survey.bad)
+    fps = float(options.fps or FPS) if len(survey.shape) == 4 else 0.0
+    found = Found({}, {}, meaning.levels, meaning.range, classes=classes, fps=fps, notes=meaning.notes, bad=survey.bad)
     if survey.sampled:
         found.sampled = survey.digest.hexdigest()
         found.notes.append(("looked at", f"{survey.sampled:,} records; the others are checked as they are read"))
@@ -344,7 +348,7 @@ class _Survey:
         self.keys[split], self.good[split] = keys, np.delete(np.arange(len(records)), bad)
 
     def _check_kind(self, split: str, first: np.ndarray) -> None:
-        shape = first.shape[1:] if first.ndim == 4 else (*first.shape[1:], 1)
+        shape = first.shape[1:] if first.ndim > 3 else (*first.shape[1:], 1)
         if first.dtype.kind not in "buif" or first.dtype.itemsize > 8:
             why = "records are numbers: whole grey levels, or values of a known range"
             raise Refusal("data", f"the records are of type {first.dtype}", where=f"{self.where}, {split}", why=why)
@@ -354,18 +358,17 @@ class _Survey:
         if first.ndim == 3 and first.shape[-1] in (1, 3):
             why = "this looks like one picture; N records are [N, height, width] or [N, height, width, channels]"
             raise Refusal("data", f"the records have the shape {got}", self.where, why, "x[None] is one record")
-        if first.ndim not in (3, 4):
-            raise Refusal(
-                "data", f"the records have the shape {got}", self.where, "images are [N, height, width] or [N, height, width, channels]"
-            )
+        if first.ndim not in (3, 4, 5):
+            why = "images are [N, height, width] or [N, height, width, channels], clips [N, frames, height, width, channels]"
+            raise Refusal("data", f"the records have the shape {got}", self.where, why)
         if shape[-1] not in (1, 3):
-            swapped = shape[0] in (1, 3) and min(shape[1:]) > 3
+            swapped = len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 3
             why = (
                 f"the last axis is the channels, 1 or 3: expected [N, {shape[1]}, {shape[2]}, {shape[0]}]"
                 if swapped
-                else "images have 1 or 3 channels"
+                else "images and clips have 1 or 3 channels"
             )
-            fix = "np.save(FILE, np.moveaxis(x, 1, -1))" if swapped else "[N, height, width, 1 or 3]"
+            fix = "np.save(FILE, np.moveaxis(x, 1, -1))" if swapped else "[N, height, width, 1 or 3]; of clips x[..., None] is one channel"
             raise Refusal("data", f"the records have the shape {got}", self.where, why, fix)
         if self.shape is not None and shape != self.shape:
             raise Refusal("data", f"the {split} records are {list(shape)}, the others {list(self.shape)}", where=self.where)

@@ -39,6 +39,7 @@ class Files:
         self.said: list[dict] = []  # the same for a person
         self.kept = None
         self.group = np.zeros(len(names), np.int8)  # rows of one group may stand in for each other
+        self.file, self.starts = np.arange(len(names)), np.zeros(len(names), np.int64)  # of each row, and where in the file it begins
         self.advice = "mend or remove it, or leave such files out: --data.on-bad-record skip"
         self.lock, self.threads = threading.Lock(), ThreadPoolExecutor(os.cpu_count())
 
@@ -64,9 +65,12 @@ class Files:
     def belong_together(self, rows) -> None:
         self.group[rows] = self.group.max() + 1
 
-    def fellows(self, row: int):
-        """The rows that lie in one file with this."""
-        return (row,)
+    def divide(self, counts: np.ndarray, length: int) -> None:
+        """Make so many rows of each file, `length` apart."""
+        rows = np.repeat(np.arange(len(self)), counts)
+        self.starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+        self.bad = {place: self.bad[row] for place, row in enumerate(rows) if row in self.bad}
+        self.file, self.names, self.keys, self.group = rows, self.names[rows], self.keys[rows], self.group[rows]
 
     def place(self, row: int) -> bytes:
         return os.path.join(self.root, self.names[row])
@@ -128,7 +132,7 @@ class Files:
         name, most = shown(self.names[row]), max(10, len(self.sizes) // 100)
         with self.lock:
             if row not in self.bad:
-                self.bad.update(dict.fromkeys(map(int, self.fellows(row)), why))
+                self.bad.update(dict.fromkeys(map(int, np.flatnonzero(self.file == self.file[row])), why))
                 self.said.append({"name": name, "why": why})
             if not self.skip:
                 raise Refusal("data", f"a {self.noun} cannot be read", where=shown(self.place(row)), why=why, fix=self.advice)

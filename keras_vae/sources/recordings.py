@@ -35,7 +35,7 @@ def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Fo
     length = _length(options.seconds, np.array([header.seconds for header in headers]), rate)
     notes = _notes(headers, facts, of, rate, length / rate) + found.left_over(of)
     decided = {"rate": rate, "seconds": length / rate}
-    return found.cut(rate, length).found(name, notes, levels=0, range=(-1.0, 1.0), rate=rate, decided=decided)
+    return found.cut(rate, length).found(name, notes, levels=0, range=(-1.0, 1.0), rate=rate, parts="recordings", decided=decided)
 
 
 class Recordings(files.Files):
@@ -47,7 +47,6 @@ class Recordings(files.Files):
     def of(cls, root: bytes, names: list[bytes], others: int, on_bad_record: str) -> "Recordings":
         names = np.array(names)
         found = cls(root, names, *files.keys_and_sizes(root, names), others, on_bad_record)
-        found.file = np.arange(len(names))  # of each row
         found.headers = list(found.threads.map(found._header, range(len(names))))
         return found
 
@@ -69,15 +68,9 @@ class Recordings(files.Files):
         self.rate = rate
         lengths = np.array([header.length * rate / header.rate if header else 0.0 for header in self.headers])
         counts = np.maximum(1, (np.ceil if whole else np.floor)(lengths / length).astype(np.int64))
-        rows = np.repeat(np.arange(len(self)), counts)
-        self.starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
-        self.bad = {place: self.bad[row] for place, row in enumerate(rows) if row in self.bad}
-        self.file, self.names, self.keys, self.group = rows, self.names[rows], self.keys[rows], self.group[rows]
+        self.divide(counts, length)
         self.become((length,), "float32")
         return self
-
-    def fellows(self, row: int) -> np.ndarray:
-        return np.flatnonzero(self.file == self.file[row])
 
     def read(self, row: int) -> np.ndarray:
         return audio.read(self.place(row), self.rate, int(self.starts[row]), self.shape[1])
