@@ -5,7 +5,8 @@
 Peak signal-to-noise ratios, dB, over all test clips, of gaps and next over what is missing; the answer of ours is the one at temperature 0.
 denoise: Gaussian noise of LEVEL. gaps: a quarter of the frames, one by one; the nearest frame that is seen, linear interpolation between
 those around. next: the second half; the last frame that is seen. Each beside as many principal components of the training clips as the
-latent has numbers, their posterior mean given what is seen. Results are kept in clips.jsonl beside this file; what is there is not run again.
+latent has numbers, their posterior mean given what is seen. Results are kept in clips.jsonl beside this file; what is there is not run
+again.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ def psnr(answer, x, missing) -> float:
 
 
 def components(train_x, given, seen, size: int, variance: float = 0.0) -> np.ndarray:
-    """The posterior mean of x [N, ...] under probabilistic PCA of `size` components, given what is `seen` (1, else 0) with that much noise."""
+    """The posterior mean of x [N, ...] under probabilistic PCA of so many components, given what is `seen` (1, else 0), with that noise."""
     from sklearn.decomposition import PCA
 
     flat, shape = train_x.reshape(len(train_x), -1), given.shape
