@@ -10,6 +10,7 @@ that runs it; they need endpoints that are not compiled with XLA, which drops th
     score(x, seed) -> score    negative ELBO of each example at one posterior sample, nats
     detect(x) -> score, elements, anomaly                 of a model for anomalies: without a draw, and of each element, nats
     reconstruct_noise(x, noise)  score_noise(x, noise)   the posterior's noise as an input, for runtimes without random numbers
+    from_wav(wav) -> raw       to_wav(raw) -> wav        of recordings: files of 16 bits, as bytes
 
 A model with a condition takes it beside x or z, and in the place of n: sample(condition, seed, temperature). The raw forms take what its
 task is asked with instead, as sample_raw(given, seed, temperature) a noisy image; at temperature 0 that is the one answer, else a draw.
@@ -44,6 +45,7 @@ class Endpoints:
         self.raw = tf.TensorSpec((None, *modality.raw_shape), modality.raw_dtype, "raw")
         self.z = tf.TensorSpec((None, *vae.latent_shape), tf.float32, "z")
         self.noise = tf.TensorSpec(self.z.shape, tf.float32, "noise")
+        self.wav = tf.TensorSpec((None,), tf.string, "wav")
         self.seed = tf.TensorSpec((), tf.int64, "seed")
         self.condition = (tf.TensorSpec((None, *vae.condition_shape), tf.float32, "condition"),) if vae.condition_shape else ()
         self.inputs = tuple(self.task.inputs(modality).values())
@@ -70,6 +72,7 @@ class Endpoints:
             "score_noise": (self.score_noise, (self.x, *given, self.noise)),
             **(ex_post if self.density else {}),
             **(detect if self.threshold is not None else {}),
+            **({"from_wav": (self.from_wav, (self.wav,)), "to_wav": (self.to_wav, (self.raw,))} if self.modality.suffix == "wav" else {}),
         }
 
     def encode(self, x, *given):
@@ -142,6 +145,12 @@ class Endpoints:
 
     def detect_raw(self, raw, *asked):
         return self.detect(self._encoded(raw), *self._given(asked))
+
+    def from_wav(self, wav):
+        return {"raw": self.modality.from_wav(_checked(wav, self.wav))}
+
+    def to_wav(self, raw):
+        return {"wav": self.modality.to_wav(self._checked_raw(raw, self.raw, self.modality))}
 
     def reconstruct_noise(self, x, *given_and_noise):
         *given, noise = given_and_noise
@@ -275,7 +284,9 @@ def write(endpoints: Endpoints, folder: str | Path) -> None:
     module = tf.Module()
     module.weights = [weight.value for weight in endpoints.vae.weights]
     functions = {
-        name: tf.function(_filled(function, specs), input_signature=specs, autograph=False, jit_compile=False)
+        name: tf.function(
+            function if name == "from_wav" else _filled(function, specs), input_signature=specs, autograph=False, jit_compile=False
+        )
         for name, (function, specs) in endpoints.signatures().items()
     }
     functions["serving_default"] = functions["encode"]
@@ -294,7 +305,7 @@ def export(endpoints: Endpoints, folder: str | Path, examples: np.ndarray, toler
         signatures = endpoints.signatures()
         for number, (name, inputs) in enumerate(calls):
             for key, live in signatures[name][0](*(tf.constant(value) for value in inputs.values())).items():
-                served, live = answers[f"{number}/{key}"].astype("float64"), live.numpy().astype("float64")
+                served, live = answers[f"{number}/{key}"].astype("float64"), plain(live.numpy()).astype("float64")
                 difference = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else np.inf
                 difference /= max(1.0, np.abs(live).max(initial=0.0))
                 if key == "raw":
@@ -327,6 +338,7 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
         temperature = np.full(vae.temperature_shape, 0.8, "float32")
         values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": temperature, **given}
         values |= {} if condition is None else {"condition": condition.numpy()}
+        values |= {"wav": modality.to_wav(raw).numpy()} if modality.suffix == "wav" else {}
         for name, (_, specs) in endpoints.signatures().items():
             calls.append((name, {spec.name: values[spec.name] for spec in specs}))
     return calls
@@ -348,6 +360,11 @@ def given_like(spec, raw: np.ndarray, modality, task, generator) -> np.ndarray:
     return raw
 
 
+def plain(values: np.ndarray) -> np.ndarray:
+    """Numbers as they are, files of one length as their bytes."""
+    return np.stack([np.frombuffer(content, np.uint8) for content in values]) if values.dtype == object else values
+
+
 PROBE = """
 import sys
 sys.modules["keras_vae"] = None  # an import of it is an error
@@ -358,10 +375,12 @@ with np.load(questions) as file:
     calls = {}
     for key in file.files:
         number, name, argument = key.split("/")
-        calls.setdefault((number, name), {})[argument] = tf.constant(file[key])
+        value = [row.tobytes() for row in file[key]] if argument == "wav" else file[key]
+        calls.setdefault((number, name), {})[argument] = tf.constant(value)
 for (number, name), inputs in calls.items():
     for key, value in model.signatures[name](**inputs).items():
-        found[f"{number}/{key}"] = value.numpy()
+        value = value.numpy()
+        found[f"{number}/{key}"] = np.stack([np.frombuffer(row, np.uint8) for row in value]) if key == "wav" else value
 np.savez(answers, **found)
 """
 
@@ -370,7 +389,11 @@ def ask(folder: str | Path, calls: list[tuple[str, dict]]) -> dict[str, np.ndarr
     """What the SavedModel answers to the calls in a fresh process without keras_vae: {"number/output": value}."""
     with tempfile.TemporaryDirectory() as scratch:
         questions, answers = Path(scratch, "questions.npz"), Path(scratch, "answers.npz")
-        arrays = {f"{number}/{name}/{argument}": value for number, (name, inputs) in enumerate(calls) for argument, value in inputs.items()}
+        arrays = {
+            f"{number}/{name}/{argument}": plain(np.asarray(value))
+            for number, (name, inputs) in enumerate(calls)
+            for argument, value in inputs.items()
+        }
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         questions.write_bytes(buffer.getvalue())

@@ -422,6 +422,21 @@ def test_the_savedmodel_takes_raw_samples(runs):
         model.signatures["sample_raw"](given=2.0 + given, seed=tf.constant(0, tf.int64), temperature=tf.constant(0.0))
 
 
+def test_the_savedmodel_takes_and_gives_wav_files(runs):
+    model = tf.saved_model.load(str(runs / "saved_models" / "denoised" / "serving" / "1"))
+    raw = sines(440.0, 700.0)
+    files = [WAVEFORM.write(row[None]) for row in raw]  # with a quarter of a second of silence after
+    read = model.signatures["from_wav"](wav=tf.constant(files))["raw"]
+    np.testing.assert_allclose(read, raw, atol=1e-4)
+    with wave.open(io.BytesIO(model.signatures["to_wav"](raw=read)["wav"].numpy()[1])) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (RATE, 1, LENGTH)
+        np.testing.assert_allclose(np.frombuffer(file.readframes(LENGTH), "<i2") / 2**15, raw[1], atol=1e-4)
+    other = Sound(LENGTH, 4000).write(raw[:1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="8000 samples a second"):
+        model.signatures["from_wav"](wav=tf.constant([other]))
+    assert model.signatures["from_wav"](wav=tf.constant([], tf.string))["raw"].shape == (0, LENGTH)
+
+
 def test_figures_of_a_restoration_are_in_decibels(runs):
     folder = runs / "saved_models" / "denoised"
     found = json.loads((folder / "report.json").read_text())

@@ -154,6 +154,23 @@ class Sound(Modality):
             file.writeframes((np.clip(raw, -1.0, 1.0) * (2**15 - 1)).round().astype("<i2").tobytes())
         return buffer.getvalue()
 
+    def from_wav(self, wav) -> tf.Tensor:
+        """WAV files of 16 bits [B] -> raw [B, T]: the mean of their channels; a shorter one ends in silence, a longer one is cut. It
+        fails at another rate than this."""
+
+        def samples(content):
+            channels, rate = tf.audio.decode_wav(content, desired_samples=self.length)
+            with tf.control_dependencies(
+                [tf.debugging.Assert(rate == self.rate, [f"a recording needs {self.rate} samples a second, not", rate])]
+            ):
+                return tf.reduce_mean(channels, axis=1)
+
+        return tf.map_fn(samples, wav, fn_output_signature=tf.TensorSpec((self.length,), tf.float32))
+
+    def to_wav(self, raw) -> tf.Tensor:
+        """raw [B, T] -> a WAV file of 16 bits each [B]."""
+        return tf.map_fn(lambda samples: tf.audio.encode_wav(samples[:, None], self.rate), raw, fn_output_signature=tf.string)
+
     def draw(self, x, columns: int | None = None) -> bytes:
         """One PNG with the spectrograms of all, low frequencies below, on a grid, row by row."""
         x = tf.convert_to_tensor(x, tf.float32)
