@@ -241,7 +241,8 @@ def answer(
     picture = answers
     if modality.suffix in ("png", "gif"):
         picture = report.coloured([task.shown(first["condition"]).numpy(), modality.scale(answers[:40]).numpy()])
-        picture = modality.draw(report.pairs(*map(np.asarray, picture)), min(10, len(records)))
+        kind = {"kind": "GIF"} if modality.suffix == "gif" else {}
+        picture = modality.draw(report.pairs(*map(np.asarray, picture)), min(10, len(records)), **kind)
     elif modality.suffix == "wav":
         given = modality.decode(task.start(first["condition"])).numpy()
         whole = input is not None and input.is_file() and input.suffix not in (".npy", ".npz")

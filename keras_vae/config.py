@@ -145,7 +145,7 @@ RANGES = {
     "data.rate": (1000, 384000, True),
     "data.seconds": (0, 3600, False),
     "data.frames": (2, 4096, True),
-    "data.fps": (0, 1000, False),
+    "data.fps": (0.1, 1000, True),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.decay_share": (0, 1, False),

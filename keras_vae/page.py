@@ -472,13 +472,19 @@ def fitted(content: bytes, budget: int) -> tuple[str, bytes, tuple[int, int]]:
         image.load()
         if len(content) <= budget and max(image.size) <= 2000:
             return "png", content, image.size
-        frames, shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)], image.info.get("duration", 100)
+        frames, shown = zip(
+            *((frame.convert("RGB"), frame.info.get("duration", 100)) for frame in ImageSequence.Iterator(image)), strict=True
+        )
     side, kind = min(1600, max(frames[0].size)), "webp" if len(frames) > 1 else "jpeg"
     while True:
         for frame in frames:
             frame.thumbnail((side, side))
         buffer = io.BytesIO()
-        moving = {"save_all": True, "append_images": frames[1:], "duration": shown, "loop": 0} if frames[1:] else {"optimize": True}
+        moving = (
+            {"save_all": True, "append_images": frames[1:], "duration": list(map(round, shown)), "loop": 0}
+            if frames[1:]
+            else {"optimize": True}
+        )
         frames[0].save(buffer, kind, quality=85, **moving)
         if buffer.tell() <= budget or side <= 32:
             return kind, buffer.getvalue(), frames[0].size

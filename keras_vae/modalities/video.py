@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_vae.modalities.images import Images
 from keras_vae.pictures import animation
 
@@ -28,8 +30,8 @@ class Video(Images):
     def write(self, raw, columns: int | None = None) -> bytes:
         """One GIF in which all clips [N, T, H, W, C] move on a grid, row by row."""
         low, high = self.bounds
-        return animation((raw.astype("float32") - low) / (high - low), columns, self.fps, "GIF")
+        return self.draw((np.asarray(raw, "float32") - low) / (high - low), columns, "GIF")
 
-    def draw(self, x, columns: int | None = None) -> bytes:
-        """The same of x in [0, 1] as a PNG, whose first frame is seen where pictures stand still."""
-        return animation(x, columns, self.fps, "PNG")
+    def draw(self, x, columns: int | None = None, kind: str = "PNG") -> bytes:
+        """The same of x in [0, 1], as a PNG, whose first frame is seen where pictures stand still, or as a GIF."""
+        return animation(x, columns, self.fps, kind)

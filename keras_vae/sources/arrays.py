@@ -362,13 +362,16 @@ class _Survey:
             why = "images are [N, height, width] or [N, height, width, channels], clips [N, frames, height, width, channels]"
             raise Refusal("data", f"the records have the shape {got}", self.where, why)
         if shape[-1] not in (1, 3):
-            swapped = len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 3
-            why = (
-                f"the last axis is the channels, 1 or 3: expected [N, {shape[1]}, {shape[2]}, {shape[0]}]"
-                if swapped
-                else "images and clips have 1 or 3 channels"
-            )
-            fix = "np.save(FILE, np.moveaxis(x, 1, -1))" if swapped else "[N, height, width, 1 or 3]; of clips x[..., None] is one channel"
+            axis = next((axis for axis, side in enumerate(shape[:-2]) if side in (1, 3)), None)  # channels that come before height
+            why, fix = "images and clips have 1 or 3 channels", "[N, height, width, 1 or 3]"
+            if axis is not None and min(shape[axis + 1 :]) > 3:
+                expected = ", ".join(map(str, (*shape[:axis], *shape[axis + 1 :], shape[axis])))
+                why, fix = (
+                    f"the last axis is the channels, 1 or 3: expected [N, {expected}]",
+                    f"np.save(FILE, np.moveaxis(x, {axis + 1}, -1))",
+                )
+            elif len(shape) == 3:
+                fix += "; grey clips [N, frames, height, width]: np.save(FILE, x[..., None])"
             raise Refusal("data", f"the records have the shape {got}", self.where, why, fix)
         if self.shape is not None and shape != self.shape:
             raise Refusal("data", f"the {split} records are {list(shape)}, the others {list(self.shape)}", where=self.where)

@@ -24,11 +24,14 @@ def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Fo
     headers = [header for header in found.headers if header]
     if not headers:
         raise Refusal("data", "no video of the folder can be read", where=name, why=f"all {len(found):,} files are bad records")
-    fps = options.fps or Counter(header.fps for header in headers).most_common(1)[0][0]
-    counts = np.array([header.seconds * fps for header in headers])
-    frames = options.frames or max(2, min(MOST, int(np.quantile(counts, 1.0 - COVERED, method="lower") + 1e-6)))
+    fps = float(options.fps or Counter(header.fps for header in headers).most_common(1)[0][0])
+    counts = np.array([header.count(fps) for header in headers])
+    frames = options.frames or max(2, min(MOST, int(np.quantile(counts, 1.0 - COVERED, method="lower"))))
+    if not (counts >= frames).any():
+        why = f"they have {counts.min():,} to {counts.max():,} frames at {fps:g} a second"
+        raise Refusal("data", f"no video has the {frames} frames of a clip", name, why, "--data.frames sets fewer")
     facts, of = found.look()
-    notes = _notes(headers, fps, frames)
+    notes = _notes(headers, counts, fps, frames)
     shape, decided = fitting_shape(facts, options, notes, SIDE)
     found.cut(fps, frames, Fitting(shape[:2], shape[2], sides(options.crop, "data.crop")), shape)
     notes += found.left_over(of)
@@ -36,7 +39,7 @@ def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Fo
 
 
 class Clips(files.Files):
-    """Clips on disk as records, uint8 [n, T, H, W, C]: of each file all that are whole."""
+    """Clips on disk as records, uint8 [n, T, H, W, C]: of each file all that are whole, of one that is too short none."""
 
     noun = "video"
 
@@ -61,34 +64,30 @@ class Clips(files.Files):
         return {"size": (image.height, image.width), "grey": is_grey(image)}
 
     def cut(self, fps: float, frames: int, fitting: Fitting, shape: tuple, whole: bool = False) -> "Clips":
-        """The same with a row for every clip; `whole`: also of what is left at the end of a file, the last frame standing. Files that are
-        too short are bad records."""
-        self.fps, self.fitting, self.short = fps, fitting, whole
-        counts = np.array([header.seconds * fps + 1e-6 if header else 0.0 for header in self.headers]).astype(np.int64)
-        if not whole:
-            for row in np.flatnonzero((counts < frames) & np.array([header is not None for header in self.headers])):
-                self._refuse(int(row), f"it has {counts[row]} frames at {fps:g} a second, and a clip {frames}; --data.frames sets fewer")
-        self.counts = counts
-        self.divide(np.maximum(1, -(-counts // frames) if whole else counts // frames), frames)
+        """The same with a row for every clip; `whole`: also of what is left at the end of a file, the last frame standing."""
+        self.fps, self.fitting = fps, fitting
+        counts = np.array([header.count(fps) if header else frames for header in self.headers])
+        self.divide(-(-counts // frames) if whole else counts // frames, frames)
         self.become((frames, *shape), "uint8")
         return self
 
     def read(self, row: int) -> np.ndarray:
-        start, frames = int(self.starts[row]), self.shape[1]
-        count = max(1, min(frames, self.counts[self.file[row]] - start))
-        made = video.read(self.place(row), self.fps, start, count, self.fitting)
-        return np.concatenate([made, np.repeat(made[-1:], frames - count, axis=0)])
+        header = self.headers[self.file[row]]
+        numbers = header.shown(self.fps, int(self.starts[row]), self.shape[1])
+        return video.read(self.place(row), header, numbers, self.fitting)
 
 
-def _notes(headers: list, fps: float, frames: int) -> list[tuple[str, str]]:
+def _notes(headers: list, counts: np.ndarray, fps: float, frames: int) -> list[tuple[str, str]]:
     """What was found and what becomes of it, for the data card."""
     notes, seconds = [], np.array([header.seconds for header in headers])
-    if other := sum(header.fps != fps for header in headers):
+    if other := sum(abs(header.fps - fps) > 1e-3 for header in headers):
         notes.append(("converted", f"{other:,}: to {fps:g} frames a second; --data.fps sets another"))
-    length, pieces = frames / fps, int((seconds * fps >= 2 * frames).sum())
+    length, pieces, short = frames / fps, int((counts >= 2 * frames).sum()), int((counts < frames).sum())
     what = f"they last {seconds.min():.2f} to {seconds.max():.2f} seconds, {frames} frames, {length:.3g} seconds, make a record"
     what += f", of {pieces:,} files several, which share a split" if pieces else ""
     notes.append(("cut", f"{what}; --data.frames sets another length"))
+    if short:
+        notes.append(("left out", f"{short:,} videos of fewer than {frames} frames at {fps:g} a second"))
     return notes
 
 
@@ -101,5 +100,5 @@ def read(path, modality, options, count: int | None = None) -> np.ndarray:
     frames, *shape = modality.shape
     found = Clips.of(*files.named(path, (*video.SUFFIXES, ".gif"), "video"), 0, "error")
     fitting = Fitting(tuple(shape[:2]), shape[2], sides(options.crop, "data.crop"))
-    raw = found.cut(modality.fps, frames, fitting, tuple(shape), whole=True)[:][:count]
+    raw = found.cut(modality.fps, frames, fitting, tuple(shape), whole=True)[:count]
     return raw // 128 if modality.levels == 2 else raw

@@ -86,7 +86,7 @@ class Files:
         """Notes on what is no record."""
         notes = [("ignored", f"{self.others:,} files that are no {self.noun}s by their names")] if self.others else []
         if self.bad:
-            notes.append(("left out", f"{len(self.bad):,} files{of} that cannot be read, listed in bad_records.jsonl"))
+            notes.append(("left out", f"{len(self.said):,} files{of} that cannot be read, listed in bad_records.jsonl"))
         return notes
 
     def found(self, name: str, notes: list, **more) -> Found:

@@ -10,6 +10,8 @@ from keras_vae.sources import clips, files, recordings, stills
 
 KINDS = {stills: SUFFIXES, recordings: audio.SUFFIXES, clips: video.SUFFIXES}
 
+LOOKED_AT = 10  # GIFs: if most of them move, they are clips
+
 
 def find(name: str, options, log) -> Found:
     root = os.fsencode(os.path.expanduser(name))
@@ -19,9 +21,11 @@ def find(name: str, options, log) -> Found:
     names = files.names_below(root)
     found = {kind: files.chosen(names, suffixes) for kind, suffixes in KINDS.items()}
     gifs = files.chosen(found[stills], (".gif",))
-    if gifs and gifs == found[stills] and video.moves(os.path.join(root, gifs[0])):
+    some = gifs[:: max(1, len(gifs) // LOOKED_AT)] if gifs == found[stills] else []
+    if 2 * sum(video.moves(os.path.join(root, name)) for name in some) > len(some):
         found = {**found, stills: [], clips: sorted(found[clips] + gifs)}
-    kind = max(KINDS, key=lambda kind: len(found[kind]))
+    asked = {recordings: options.rate or options.seconds, clips: options.frames or options.fps}
+    kind = max(KINDS, key=lambda kind: (bool(found[kind] and asked.get(kind)), len(found[kind])))
     if not found[kind]:
         why = f"{len(names):,} other files are there" if names else "it is empty"
         fix = f"pictures end in {', '.join(SUFFIXES)}, recordings in {', '.join(audio.SUFFIXES)}, videos in {', '.join(video.SUFFIXES)}"

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from keras_vae.errors import Refusal
-from keras_vae.records import SPLITS, Found, complete
+from keras_vae.records import SPLITS, Found, complete, keep_apart
 
 FRAMES, FPS = 12, 10.0
 FIELD = 16 / 7  # the side of a clip over that of the image
@@ -22,13 +22,14 @@ def found(images: Found, name: str, options) -> Found:
     if images.columns or images.rate or images.fps or not images.levels:
         raise Refusal("usage", "what moves is an image of grey levels", "data.source", f"{name} is none", "--data.source moving:digits")
     images, fps = complete(images), float(options.fps or FPS)
+    keep_apart(images)
     records = {split: Moving(images.records[split], options.frames or FRAMES, fps, number) for number, split in enumerate(SPLITS)}
     notes = [*images.notes, ("made", f"clips in which an image of {name} moves")]
     return dataclasses.replace(images, records=records, fps=fps, notes=notes)
 
 
 class Moving:
-    """Clips of images [N, h, w, C] as records, uint8 [n, T, H, W, C]: the way of each image depends on its number alone."""
+    """Clips of images [N, h, w, C] as records, uint8 [n, T, H, W, C]: the way of each image depends on its number in its split."""
 
     def __init__(self, images, frames: int, fps: float, number: int):
         draws, self.images = np.random.default_rng(number), images
