@@ -71,8 +71,9 @@ def header(path) -> Header:
         if len(packets) < 2:
             raise Unreadable(f"it has {len(packets)} frames: a clip needs two")
         shown, decoded = zip(*packets, strict=True)
-        stamps, base = None if None in shown else tuple(sorted(shown)), float(stream.time_base)
-        known = sorted(decoded) if stamps is None and None not in decoded else stamps
+        guessed = container.format.name == "mpeg"  # there the time stamps are
+        stamps, base = None if guessed or None in shown else tuple(sorted(shown)), float(stream.time_base)
+        known = sorted(decoded) if stamps is None and not guessed and None not in decoded else stamps
         rate = stream.average_rate or stream.guessed_rate
         regular = np.arange(len(packets)) / float(rate) if rate else None
         times = regular if known is None else (np.array(known, np.float64) - known[0]) * base
@@ -81,8 +82,7 @@ def header(path) -> Header:
         spacing = float(np.median(np.diff(times)))
         if regular is not None and np.abs(times - regular).max() < 0.5 / float(rate):
             times, spacing = regular, 1.0 / float(rate)  # what a container rounded
-        exact = container.format.name != "mpeg"  # its time stamps are guessed after a search
-        found = Header(times, spacing, stamps if exact else None)
+        found = Header(times, spacing, stamps)
         claimed = float(stream.duration * base) if stream.duration else 0.0
         if found.seconds + 2.0 * spacing < LEAST * claimed:
             raise Unreadable(f"it is cut: {found.seconds:.2f} of {claimed:.2f} seconds are there")
