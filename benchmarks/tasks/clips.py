@@ -16,8 +16,8 @@ from training import main, means, train
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 LEVEL = 0.3
-CLIPS = {"data.source": "moving:digits", "data.batch_size": 32, "training.steps": 2000, "model.posterior": "Normal(size=32)"}
-CLIPS |= {"model.encoder": "Conv(widths=(16, 32, 64), normalization='group')"}
+CLIPS = {"data.source": "moving:digits", "data.frames": 8, "data.batch_size": 32, "training.steps": 800}
+CLIPS |= {"model.posterior": "Normal(size=32)", "model.encoder": "Conv(widths=(16, 32, 64), normalization='group')"}
 CLIPS |= {"model.decoder": "Conv(widths=(64, 32, 16), normalization='group')"}
 TASKS = {
     "denoise": f"Denoise(level={LEVEL})",
