@@ -455,6 +455,15 @@ def test_factorized_networks_take_fewer_weights_and_learn_all_of_them(jit):
     assert not still
 
 
+def test_what_meets_a_condition_on_the_grid_is_factorized_too():
+    vae = VAE(
+        "Conv(widths=(4,), factorized=True)", "Normal(size=3)", decoder="Conv(widths=(4,), factorized=True)", likelihood="Bernoulli()"
+    )
+    vae.build({"x": (None, 4, 8, 6, 1), "condition": (None, 4, 8, 6, 1)})
+    layers = [layer for layer in vae._flatten_layers() if isinstance(layer, keras.layers.Conv3D | keras.layers.Conv3DTranspose)]
+    assert layers and all(layer.kernel_size.count(1) in (1, 2) for layer in layers)
+
+
 def test_a_factorized_model_is_the_same_from_a_file_and_compiled(tmp_path):
     vae, x = model(), tf.constant(binary(4))
     expected = vae.reconstruct(x).numpy()

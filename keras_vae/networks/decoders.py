@@ -64,7 +64,7 @@ class Conv(GridNetwork, Decoder):
         convolution, transposed = self.convolution(sides[0]), self.convolution(sides[0], transposed=True)
         start = (*sides[-1], below)
         if len(self.condition_shape) > 1:
-            self.guide = Guide(self, len(sides[0]), (below, *self.widths), dtype=self.dtype_policy)
+            self.guide = Guide(self, sides[0], (below, *self.widths), dtype=self.dtype_policy)
             self.guide.build((None, *self.condition_shape))
         dense = [self.unit(keras.layers.Dense, self.features), self.unit(keras.layers.Dense, math.prod(start))]
         self.units = [*self.flat(z_shape), *dense]

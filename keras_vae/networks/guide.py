@@ -12,9 +12,9 @@ class Guide(keras.layers.Layer):
     `widths`: the channels of h on each grid, from the coarsest on. Its units are those of `network`.
     """
 
-    def __init__(self, network, sides: int, widths: tuple, **kwargs):
+    def __init__(self, network, sides: tuple, widths: tuple, **kwargs):
         super().__init__(**kwargs)
-        kind, options = getattr(keras.layers, f"Conv{sides}D"), {"kernel_size": 3, "padding": "same"}
+        kind, options = network.convolution(sides), {"kernel_size": 3, "padding": "same"}
         finest = len(widths) - 1
         self.widths = widths
         self.down = [network.unit(kind, width, strides=1 if k == finest else 2, **options) for k, width in enumerate(widths)]
