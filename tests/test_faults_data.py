@@ -205,7 +205,8 @@ def test_D9_a_likelihood_that_cannot_score_the_data_is_refused(high, tmp_path, p
     ("shape", "word"),
     [
         ((20,), "[N, ]"),
-        ((20, 2, 8, 8, 3), "[N, 2, 8, 8, 3]"),
+        ((20, 2, 2, 8, 8, 3), "[N, frames, height, width, channels]"),
+        ((20, 2, 3, 8, 9), "[N, 2, 8, 9, 3]"),
         ((20, 8, 8, 5), "1 or 3 channels"),
         ((20, 3, 8, 9), "[N, 8, 9, 3]"),
         ((20, 1, 8, 9), "[N, 8, 9, 1]"),
@@ -325,11 +326,12 @@ def test_D13_turned_pictures_are_turned_upright(tmp_path):
 
 
 def test_D13_of_an_animated_picture_the_first_frame_counts(tmp_path):
-    """An animated GIF."""
+    """Animated GIFs among still pictures; a folder of nothing else holds clips."""
     frames = [Image.fromarray(np.full((6, 6), value, np.uint8)) for value in (50, 200)]
     (tmp_path / "x").mkdir()
     for number in range(4):
         frames[0].save(tmp_path / "x" / f"{number}.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "x" / "still.png")
     dataset = load(f"folder:{tmp_path}/x")
     assert set(np.unique(dataset.train[:])) == {50} and "4: animated" in notes(dataset, "converted")
 
