@@ -27,7 +27,7 @@ def sample(
     label: int | None = None,
     output: Path | None = None,
 ) -> None:
-    """Draw from the prior and decode: samples.png, or samples.csv of a table, and samples.npy (raw data).
+    """Draw from the prior and decode: samples.png, or samples.csv of a table, .wav or .txt, and samples.npy (raw data).
 
     Args:
         run: folder or name of a finished run.
@@ -83,11 +83,12 @@ def reconstruct(
     output: Path | None = None,
 ) -> None:
     """Encode and decode records: reconstructions.npy (raw data), and reconstructions.png (each row above its reconstructions), or .wav of
-    recordings (each before its reconstruction), or .csv of a table.
+    recordings and .txt of text (each before its reconstruction), or .csv of a table.
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording, video or lines of text, or a folder of such; default:
+            records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -102,8 +103,9 @@ def reconstruct(
 
     answer, first = _over(loaded, records, reconstructed), records[:40]
     picture = answer
-    if modality.suffix != "csv":
-        picture = report.pairs(modality.decode(loaded.task.joined(first, first["x"])).numpy(), answer[:40])
+    if modality.pictures or modality.filed:
+        shown = modality.decode(loaded.task.joined(first, first["x"])).numpy()
+        picture = report.pairs(shown, answer[:40], *[1] * modality.filed)
     _write(loaded, output, "reconstructions", answer, picture, columns=min(10, len(records)))
 
 
@@ -119,7 +121,8 @@ def encode(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording, video or lines of text, or a folder of such; default:
+            records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -143,7 +146,8 @@ def score(
 
     Args:
         run: folder or name of a finished run.
-        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording, video or lines of text, or a folder of such; default:
+            records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         samples: K of the importance-weighted bound; 1 is the negative ELBO.
@@ -255,7 +259,8 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
 
     Args:
         run: folder or name of a finished run of --task anomaly.
-        input: a .npy, .npz, .csv or .parquet file, picture, recording or video, or a folder of such; default: records of the run's data.
+        input: a .npy, .npz, .csv or .parquet file, picture, recording, video or lines of text, or a folder of such; default:
+            records of the run's data.
         split: which records of the run's own data.
         count: how many at most.
         output: folder to write to; default: RUN/outputs.
@@ -275,6 +280,90 @@ def detect(run: str, /, input: Path | None = None, split: Split = "test", count:
     _write(loaded, output, "anomalies", found, raw, columns=min(10, len(raw)))
 
 
+def optimize(
+    run: str,
+    /,
+    property: str,
+    input: Path | None = None,
+    split: Split = "test",
+    count: int = 40,
+    steps: int = 40,
+    size: float = 0.25,
+    lower: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Move records in the latent towards more of a property: optimized.npy, optimized.csv with what they were and became, and
+    optimized.png with the first of them above the best that was found on their way. Of molecules: qed, logp and sa.
+
+    Args:
+        run: folder or name of a finished run.
+        property: its name.
+        input: a file of records to begin with; default: records of the run's own data.
+        split: which of these.
+        count: how many at most.
+        steps: how many steps up the slope of a regression of the property on the codes of training records.
+        size: length of a step, beside the standard deviation of the codes.
+        lower: towards less of it.
+        output: folder to write to; default: RUN/outputs.
+    """
+    _at_least(1, count=count, steps=steps)
+    if not 0.0 < size < float("inf"):
+        raise Refusal("usage", f"--size {size} must be finite and above 0")
+    loaded = _load(run)
+    modality, vae = loaded.modality, loaded.vae
+    if property not in modality.properties:
+        known = f"--property {' or '.join(modality.properties)}" if modality.properties else "a run on molecules"
+        raise Refusal("usage", f"{property!r} cannot be optimized", run, "nothing measures it of the run's records", known)
+    if vae.posterior.support != "real" or vae.condition_shape:
+        why = "its codes have no slope" if vae.posterior.support != "real" else "it needs a condition, and codes say nothing of that"
+        raise Refusal("usage", "the run's model has no latent to move in", run, why, "a run with a posterior like Normal()")
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_vae import ascent, evaluation, report
+
+    decoded = tf.function(lambda z, _: [modality.decode(vae.decode(z))], autograph=False)
+
+    def codes(raw):
+        return _over(loaded, _Records(loaded, raw), lambda batch, _: vae.encode(batch["x"])).reshape(len(raw), -1)
+
+    def decode(z):
+        points, most = z.astype("float32").reshape(-1, *vae.latent_shape), evaluation.fitting(vae.footprint)
+        return np.concatenate([made for (made,) in evaluation.batches(decoded, lambda a, b: points[a:b], len(points), most)])
+
+    def measured(raw):
+        return modality.measured(property, raw)
+
+    dataset = _dataset(loaded)
+    train = dataset.train[dataset.spread("train", ascent.RECORDS)]
+    values = measured(train)
+    known = np.isfinite(values)
+    if known.sum() < ascent.FEWEST:
+        why = f"{known.sum()} of {len(train):,} training records have it"
+        raise Refusal("data", f"too few records have the property {property}", run, why, f"{ascent.FEWEST} are the least")
+    x = codes(train[known])
+    head, spread = ascent.fit(x, values[known]), float(x.std(axis=0).mean())
+    print(f"{property} from the code: {head.explained:.0%} of the variance of training records that the regression has not seen")
+    raw = getattr(dataset, split)[:count] if input is None else _records(loaded, input, split, count).raw
+    best, after, before = ascent.climb(head.slope, codes(raw), decode, measured, steps, size * spread, -1.0 if lower else 1.0)
+    given = measured(raw)
+    rows = np.isfinite(given) & np.isfinite(before) & np.isfinite(after)
+    means = [values[rows].mean() if rows.any() else math.nan for values in (given, before, after)]
+    print("{} of {} records: {:.3f} as given, {:.3f} decoded, {:.3f} the best on the way".format(property, rows.sum(), *means))
+    lines = zip(modality.texts(raw), given, before, modality.texts(best), after, strict=True)
+    table = "".join("{},{:.6g},{:.6g},{},{:.6g}\n".format(*line) for line in lines)
+    folder = loaded.folder / "outputs" if output is None else output
+    header = f"given,given_{property},decoded_{property},optimized,optimized_{property}"
+    storage.write(folder / "optimized.csv", f"{header}\n{table}".encode())
+    print(f"{folder / 'optimized'}.csv")
+    columns = min(8, len(raw))
+    shown = min(40, len(raw)) // columns * columns
+    picture = report.pairs(raw[:shown], best[:shown], columns)
+    storage.write(folder / "optimized.png", modality.draw(modality.encode(picture), columns))
+    print(f"{folder / 'optimized'}.png")
+    _write(loaded, output, "optimized", best)
+
+
 def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples: int | None = None, limit: int | None = None) -> None:
     """Compute the figures of the report again.
 
@@ -285,7 +374,7 @@ def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples
         limit: use only so many records.
     """
     loaded = _load(run)
-    from keras_vae import evaluation, report
+    from keras_vae import evaluation, features, report
     from keras_vae.console import Console
 
     console = Console()
@@ -296,7 +385,10 @@ def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples
     total = min(len(getattr(dataset, split)), limit or len(getattr(dataset, split)))
     with console.progress("evaluating", total) as advance:
         figures = evaluator.full(split, samples, limit, advance)
-    console.table(f"{loaded.folder.name}: {split} split", report.rows({"test": figures, "references": evaluator.references(split, limit)}))
+    found = {"test": figures, "references": evaluator.references(split, limit), "reconstruction_error_of": evaluator.error_of}
+    found |= {"molecules": evaluator.judged(), "task": features.of_class(loaded.vae, dataset)} if split == "test" else {}
+    found |= {"task": asked} if (asked := evaluator.answer(split, limit)) else {}
+    console.table(f"{loaded.folder.name}: {split} split", report.rows(found))
 
 
 def export(run: str, /, output: Path | None = None) -> None:
@@ -447,7 +539,7 @@ def _records(loaded, path: Path | None, split: str, count: int | None) -> _Recor
         labels = dataset.labels[split][:count] if loaded.task.labelled else None
         return _Records(loaded, getattr(dataset, split)[:count], labels)
     if loaded.task.labelled or loaded.modality.beside:
-        beside, name = ("its class", "conditional") if loaded.task.labelled else ("the image beside it", "segment, or of pairs")
+        beside, name = ("its class", "conditional") if loaded.task.labelled else ("what lies beside it", "segment, or of pairs")
         why = f"the run's model is asked about a record and {beside}, which a file of records does not hold"
         raise Refusal("usage", f"--input is not for a run of --task {name}", "--input", why, "--split names records of its own data")
     return _Records(loaded, data.read(path, loaded.modality, loaded.config.data, count))
@@ -487,7 +579,7 @@ def _over(loaded, records, function, samples: int = 1):
     from keras_vae import evaluation
 
     compiled = tf.function(lambda rows, row: [function(rows, row)], autograph=False)  # XLA takes longer to compile than it saves
-    most = evaluation.fitting(loaded.vae.event_shape, samples)
+    most = evaluation.fitting(loaded.vae.footprint, samples)
     answers = evaluation.batches(compiled, lambda start, stop: records[start:stop], len(records), most)
     return np.concatenate([found for (found,) in answers])
 
@@ -512,7 +604,7 @@ def _later(verb):
     return functools.wraps(verb)(lambda *arguments, **options: functools.partial(verb, *arguments, **options))
 
 
-WRITTEN = sample, reconstruct, encode, score, interpolate, answer, detect, evaluate, diagnose, export, report, doctor, components
+WRITTEN = sample, reconstruct, encode, score, interpolate, answer, detect, optimize, evaluate, diagnose, export, report, doctor, components
 VERBS = {verb.__name__: _later(verb) for verb in WRITTEN}
 VERBS["launch"] = launch.Launch
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import noise
+from keras_vae.distributions import sentences
 
 
 def normalization(kind: str, width: int, dtype) -> keras.layers.Layer:
@@ -49,10 +50,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
             part.momentum = momentum
 
 
+SMALL = {"class_name": "VarianceScaling", "config": {"scale": 0.01}}  # what is parameterised so starts near its neutral value
+
+
 def head(units: int, **options) -> keras.layers.Dense:
-    """The last projection: float32, and small at first, so that what it parameterises starts near its neutral value."""
-    small = keras.initializers.VarianceScaling(0.01)
-    return keras.layers.Dense(units, kernel_initializer=small, dtype="float32", **options)
+    """The last projection: float32, and small at first."""
+    return keras.layers.Dense(units, kernel_initializer=keras.initializers.get(SMALL), dtype="float32", **options)
 
 
 def soft_limit(value, limit: float):
@@ -123,6 +126,52 @@ class SpaceTimeTranspose(SpaceTime):
     kind = keras.layers.Conv3DTranspose
 
 
+class Embedding(keras.layers.Layer):
+    """Tokens x [B, T, 1], k / (levels - 1) for the token k, -> what stands for each, [B, T, size]."""
+
+    def __init__(self, levels: int, size: int, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # a token is lost in 16 bits
+        self.levels, self.size = levels, size
+
+    def build(self, x_shape):
+        self.table = self.add_weight(name="table", shape=(self.levels, self.size), initializer=keras.initializers.RandomNormal(stddev=0.1))
+        self.built = True
+
+    def call(self, x):
+        numbers = sentences.numbers(x, self.levels - 1)
+
+        @tf.custom_gradient
+        def rows(table):
+            def backward(upstream):  # TensorFlow's own has no shape that XLA would know
+                slopes = tf.reshape(tf.cast(upstream, tf.float32), (-1, self.size))  # thousands are added up
+                return tf.math.unsorted_segment_sum(slopes, tf.reshape(numbers, (-1,)), self.levels)
+
+            return tf.cast(tf.gather(table, numbers), self.compute_dtype), backward
+
+        return rows(tf.convert_to_tensor(self.table))
+
+
+class Gated(keras.layers.Layer):
+    """Gated recurrent units over [B, T, F]: the last state [B, units], of `both` directions side by side, or, with `each`, all of them,
+    [B, T, units], from a first one that may be given."""
+
+    def __init__(self, units: int, penalty=None, both: bool = False, each: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        options = {"kernel_regularizer": penalty, "recurrent_regularizer": penalty, "return_sequences": each, "dtype": self.dtype_policy}
+        options["use_cudnn"] = False  # XLA cannot compile it, and no CPU runs a SavedModel with it
+        self.ways = [keras.layers.GRU(units, go_backwards=back, **options) for back in ((False, True) if both else (False,))]
+
+    def build(self, x_shape):
+        for way in self.ways:
+            way.build(x_shape)
+        self.built = True
+
+    def call(self, x, within=None, first=None):
+        """`within` [B, T]: where there is something to read; elsewhere the state stays as it is."""
+        states = [way(x, mask=within, initial_state=None if first is None else [first]) for way in self.ways]
+        return tf.concat(states, axis=-1)
+
+
 class FiLM(keras.layers.Layer):
     """h -> h (1 + gamma(c)) + beta(c), a factor and a shift for each channel, gamma and beta the two halves of project(c), c [B, size].
 
@@ -183,8 +232,9 @@ class Residual(keras.layers.Layer):
         self.gate = gate
 
     def build(self, x_shape):
-        for layer in filter(None, (self.normalization, self.film, self.first, self.last, self.gate)):
+        for layer in filter(None, (self.normalization, self.film, self.first, self.gate)):
             layer.build(x_shape)
+        self.last.build(self.first.compute_output_shape(x_shape))
         self.built = True
 
     def compute_output_shape(self, x_shape):
@@ -277,13 +327,40 @@ class Attention(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return x_shape
 
+    @property
+    def size(self) -> int:
+        """s."""
+        return self.project.units // (3 * self.heads)
+
     def call(self, x, training=False, seed=None, condition=None):
-        positions, size = math.prod(x.shape[1:-1]), self.project.units // (3 * self.heads)
-        parts = tf.reshape(self.project(self.normalization(x, training=training)), (-1, positions, 3, self.heads, size))
-        q, k, v = tf.unstack(tf.transpose(parts, (2, 0, 3, 1, 4)))  # [B, heads, positions, size]
-        scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32) / math.sqrt(size)
+        return self.mixed(x, *self.parts(x, training))
+
+    def parts(self, x, training=False) -> list:
+        """q, k, v, [B, heads, positions, s] each."""
+        positions = math.prod(x.shape[1:-1])
+        parts = tf.reshape(self.project(self.normalization(x, training=training)), (-1, positions, 3, self.heads, self.size))
+        return tf.unstack(tf.transpose(parts, (2, 0, 3, 1, 4)))
+
+    def mixed(self, x, q, k, v, seen=None):
+        """`seen` [positions of q, positions of k]: who looks at whom; all at all where it is None."""
+        scores = tf.cast(tf.matmul(q, k, transpose_b=True), tf.float32) / math.sqrt(self.size)
+        scores = scores if seen is None else tf.where(seen, scores, -1e9)
         mixed = tf.transpose(tf.matmul(tf.cast(tf.nn.softmax(scores), v.dtype), v), (0, 2, 1, 3))
-        return x + self.last(tf.reshape(mixed, (-1, *x.shape[1:-1], self.heads * size)))
+        return x + self.last(tf.reshape(mixed, (-1, *x.shape[1:-1], self.heads * self.size)))
+
+
+class CausalAttention(Attention):
+    """The same over places [B, T, width] of which each looks at itself and at those before it."""
+
+    def call(self, x, training=False, seed=None, condition=None):
+        places = tf.range(x.shape[1])
+        return self.mixed(x, *self.parts(x, training), places[:, None] >= places)
+
+    def advance(self, x, place, kept):
+        """What `call` gives at one place, [B, 1, width], and the keys and values [2, B, heads, T, s] with its own beside those before."""
+        (q, *new), places = self.parts(x), tf.range(kept.shape[3])
+        kept = tf.where((places == place)[:, None], tf.stack(new), kept)
+        return self.mixed(x, q, *tf.unstack(kept), (places <= place)[None]), kept
 
 
 class Close(keras.layers.Layer):

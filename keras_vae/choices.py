@@ -37,9 +37,13 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         choices["likelihood"] = modality.likelihood()
     elif modality.x_levels and components.leaves_open("likelihood", config.model.likelihood, "levels"):
         levels = components.edit(config.model.likelihood, "levels", modality.x_levels)
-        choices["likelihood"] = levels, f"the data has {modality.x_levels} grey levels"
+        choices["likelihood"] = levels, f"the data has {modality.x_levels:,} {'grey levels' if modality.ordered else 'classes'}"
     elif not modality.x_levels and len(modality.shape) == 1 and components.leaves_open("likelihood", config.model.likelihood, "kinds"):
         choices["likelihood"] = components.edit(config.model.likelihood, "kinds", modality.kinds), "one for each column of the table"
+    for part in ("encoder", "decoder"):
+        text = getattr(config.model, part)
+        if text != "auto" and modality.x_levels and components.leaves_open(part, text, "levels"):
+            choices[part] = components.edit(text, "levels", modality.x_levels), f"there are {modality.x_levels:,} tokens"
     plain = components.parse(config.model.family)[0] == "VAE"
     on_grid = len(modality.shape) > 1
     small = plain and (not on_grid or (elements <= 1024 and len(given) < 2))
@@ -60,8 +64,11 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
     if on_grid and not modality.ordered and (blending := _blending(config.data.augment)):
         why = "the records are masks, and no class stands between two"
         raise Refusal("usage", f"{blending} makes new values of old ones", "data.augment", why, "--data.augment without it")
+    own = modality.networks()
     for part, order in (("encoder", 1), ("decoder", -1)):
-        if getattr(config.model, part) == "auto":
+        if getattr(config.model, part) == "auto" and part in own:
+            choices[part] = own[part], "the records are sentences"
+        elif getattr(config.model, part) == "auto":
             network = f"Conv(widths={tuple(widths[::order])}, normalization='group'{further})"
             layers = (256, 256) if not on_grid else (512, 512) if len(dataset.train) < FEW_RECORDS else (512, 512, 512)
             choices[part] = f"Dense(widths={layers}, connections='residual', normalization='layer')" if small else network, reason
@@ -73,7 +80,11 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         config = override(config, path, value)
     if config.model.objective == "auto":
         warmup = round(WARMUP * total_steps(config, len(dataset.train))) if config.stability.autopilot == "on" else 0
-        text, why = (f"ELBO(warmup={warmup})", "the KL term rises over a tenth of the run") if warmup else ("ELBO()", "the exact bound")
+        free = modality.free_bits() * (components.find("posterior", components.parse(config.model.posterior)[0]).support == "real")
+        free *= config.optimizer.accumulate == 1  # it looks at the batch as a whole
+        options = [f"warmup={warmup}"] * bool(warmup) + [f"free_bits={free:g}"] * bool(free)
+        text, why = f"ELBO({', '.join(options)})", "the KL term rises over a tenth of the run" if warmup else "the exact bound"
+        why = "so that the latent is not left unused" if free else why
         decisions.append(("objective", f"{text}  ({why})"))
         config = override(config, "model.objective", text)
     _check_shares(config, replicas, len(dataset.train))
@@ -136,7 +147,8 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
         linear = any(components.parse(text)[1].get("linear") for text in (config.model.encoder, config.model.decoder))
         chosen["optimizer.learning_rate"] = (5e-4, "the networks start at PCA") if linear else (1e-3, "the usual")
     if config.evaluation.samples is None:
-        long = 100 * elements * len(dataset.test) > DECODED_ELEMENTS
+        work = elements if dataset.modality.ordered else elements * max(1.0, dataset.modality.x_levels / 256)
+        long = 100 * work * len(dataset.test) > DECODED_ELEMENTS
         chosen["evaluation.samples"] = 10 if long else 100, f"{len(dataset.test):,} test records of {elements:,} elements"
     return chosen
 

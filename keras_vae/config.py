@@ -20,10 +20,11 @@ FORMAT_VERSION = 1
 class Data:
     """Where the records come from and how they become x."""
 
+    # A name without a colon comes with the program.
     source: str = (
-        "digits"  # or tones, moving:SOURCE, folder:DIR, csv:, parquet: or npy:FILE, npz:FILE[:KEY], tfds:NAME, python:MODULE:FUNCTION
+        "digits"  # or tones, pydoc, nci, moving:SOURCE, folder:DIR, text:, smiles:, csv:, parquet:, npy: or npz:FILE, tfds:, python:
     )
-    given: str | None = None  # a second source of images, one beside each record: what denoise and segment are given
+    given: str | None = None  # a second source of images or recordings, one beside each record: what denoise and segment are given
     batch_size: int | None = None  # global: over all replicas; None = chosen from the number and the size of the records
     data_dir: str | None = None  # where TensorFlow Datasets keeps its files; None = its own default
     resize: int | str | None = None  # 64 or HEIGHTxWIDTH: scaled to cover it, aspect kept, the rest cut off; None = as they are
@@ -40,6 +41,11 @@ class Data:
     view: Literal["auto", "waveform", "spectrogram"] = "auto"  # how recordings are seen; auto = the waveform in a task that restores
     frames: int | None = None  # of a clip; a longer video is several; None = 16, or as many as most have
     fps: float | None = None  # frames a second that videos are brought to; None = the rate that most of them have, 10 of arrays
+    tokens: Literal["auto", "words", "characters", "pieces", "smiles", "selfies"] = (
+        "auto"  # of text (auto = words) and of molecules (smiles)
+    )
+    vocabulary: int | None = None  # tokens that are told apart, at most, the most frequent; None = 10,000 words, 1,000 characters
+    length: int | None = None  # tokens of a sentence, its end included; None = of the longest, at most 128 words or 256 characters
     drop: str | None = None  # "id, name": columns of a table that are left out
     label: str | None = None  # the column of a CSV or Parquet file that holds the classes
     scores: Literal["auto", "normal", "standard", "robust"] = "auto"  # how numbers of a table are scaled; auto = normal (by rank) or robust
@@ -146,6 +152,8 @@ RANGES = {
     "data.seconds": (0, 3600, False),
     "data.frames": (2, 4096, True),
     "data.fps": (0.1, 1000, True),
+    "data.vocabulary": (3, 2**16, True),
+    "data.length": (2, 4096, True),
     "optimizer.learning_rate": (0, 1e3, False),
     "optimizer.warmup": (0, 2**31, True),
     "optimizer.decay_share": (0, 1, False),

@@ -21,11 +21,14 @@ from keras_vae.errors import Refusal, nearest
 from keras_vae.modalities import tabular
 from keras_vae.modalities.images import Images
 from keras_vae.modalities.modality import Modality
+from keras_vae.modalities.molecules import Molecules
 from keras_vae.modalities.sound import Sound
+from keras_vae.modalities.text import Text
 from keras_vae.modalities.video import Video
 from keras_vae.noise import Seed
-from keras_vae.records import SPLITS, Chosen, complete, keep_apart, repeated
-from keras_vae.sources import arrays, clips, digits, folder, moving, pairs, recordings, stills, tables, tfds, tones
+from keras_vae.records import SPLITS, Chosen, complete, content_keys, keep_apart, repeated
+from keras_vae.sources import arrays, clips, digits, folder, lines, moving, pairs, recordings, stills, tables, tfds, tones
+from keras_vae.vocabulary import MOLECULES
 
 ROUNDS = 16  # of the index shuffle; with TensorFlow's default of 4, successive epochs are strongly correlated
 ADAPTED = 5000  # training records that stand for all, at most
@@ -36,6 +39,10 @@ FED = 2**26  # bytes of records read ahead, and handed to one call of the compil
 SOURCES = {
     "digits": digits.find,
     "tones": tones.find,
+    "pydoc": lines.find_pydoc,
+    "nci": lines.find_nci,
+    "text": lines.find,
+    "smiles": lines.find_smiles,
     "folder": folder.find,
     "npy": arrays.find_npy,
     "npz": arrays.find_npz,
@@ -47,6 +54,10 @@ SOURCES = {
 HONOURED = {
     "digits": (),
     "tones": (),
+    "pydoc": (),
+    "nci": (),
+    "text": (),
+    "smiles": (),
     "folder": ("resize", "crop", "grey", "rate", "seconds", "frames", "fps"),
     "tfds": ("resize", "crop", "grey"),
 }  # options of one's own choosing
@@ -60,11 +71,20 @@ OF_IMAGES = {
     "dequantize": False,
 }  # and what leaves them out
 OF_TABLES = {"drop": None, "label": None, "scores": "auto"}
-OF_SOUND = {"rate": None, "seconds": None, "view": "auto"}
+OF_SOUND = {"given": None, "rate": None, "seconds": None, "view": "auto"}
 OF_VIDEO = {"frames": None, "fps": None}
-OWN = ("digits", "tones")  # sources without a name
+OF_TEXT = {"tokens": "auto", "vocabulary": None, "length": None}
+OF = {
+    "images": OF_IMAGES,
+    "rows of a table": OF_TABLES,
+    "recordings": OF_SOUND,
+    "clips": OF_VIDEO,
+    "sentences": OF_TEXT,
+    "molecules": OF_TEXT,
+}
+OWN = ("digits", "tones", "pydoc", "nci")  # sources without a name
 WRITTEN = (*OWN, "moving:SOURCE", "folder:DIR")
-WRITTEN += ("csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
+WRITTEN += ("text:FILE", "smiles:FILE", "csv:FILE", "parquet:FILE", "npy:FILE", "npz:FILE[:KEY]", "tfds:NAME", "python:MODULE:FUNCTION")
 
 
 Records = np.ndarray | Chosen
@@ -152,7 +172,9 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
             why = "what is left out of one source would still be in the other"
             raise Refusal("usage", "pairs are for --data.on-bad-record error", "data.on_bad_record", why, "mend or remove the bad records")
         bounds = options.range if options.given.partition(":")[0] not in HONOURED else None
-        same = {"given": None, "range": bounds, "resize": found.decided.get("resize", options.resize)}
+        same = {"given": None, "range": bounds}
+        same |= {option: found.decided.get(option, getattr(options, option)) for option in ("resize", "seconds")}
+        same["rate"] = found.rate or options.rate if options.given not in OWN else None
         beside = _find(dataclasses.replace(options, source=options.given, **same), log, foreign, where="data.given")
         found = pairs.joined(found, beside, options.given)
     found = complete(found)
@@ -163,14 +185,17 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
             raise Refusal("data", f"the {split} split is empty", where=options.source, why=why)
     if found.levels == 2 and options.binarize == "dynamic":
         raise Refusal("usage", "the data is binary already", where="data.binarize", fix="--data.binarize none")
-    if not found.levels and not found.rate and (options.dequantize or options.binarize == "dynamic"):
+    if not found.levels and not found.rate and not found.text and (options.dequantize or options.binarize == "dynamic"):
         which = "data.dequantize" if options.dequantize else "data.binarize"
         raise Refusal("usage", f"{which} needs grey levels, the data is continuous", where=which, fix=f"leave --{which} out")
     keep_apart(found)
     if found.columns:
         modality, found.records = tabular.fit(found.columns, found.records, options.scores)
+    elif found.text:
+        length, vocabulary, found.records = lines.fit(found, options)
+        modality = (Molecules if found.text in MOLECULES else Text)(length, vocabulary)
     elif found.rate:
-        modality = Sound(found.records["train"][0:1].shape[1], found.rate, options.view)
+        modality = _sound(found, options)
     else:
         modality = _images(found, options)
     return Dataset(
@@ -188,7 +213,15 @@ def load(options: configuration.Data, log=print, foreign: bool = False) -> Datas
 
 def _kind(found) -> str:
     """What the records are, for a message."""
-    return "rows of a table" if found.columns else "recordings" if found.rate else "clips" if found.fps else "images"
+    kinds = (
+        (found.text in MOLECULES, "molecules"),
+        (found.text, "sentences"),
+        (found.columns, "rows of a table"),
+        (found.rate, "recordings"),
+        (found.fps, "clips"),
+        (True, "images"),
+    )
+    return next(name for holds, name in kinds if holds)
 
 
 def _find(options: configuration.Data, log, foreign: bool, where: str = "data.source"):
@@ -198,7 +231,8 @@ def _find(options: configuration.Data, log, foreign: bool, where: str = "data.so
         images = dataclasses.replace(options, source=name, frames=None, fps=None)
         return moving.found(_find(images, log, foreign, where), name, options)
     if kind not in SOURCES or bool(name) == (kind in OWN):
-        meant = "folder" if os.path.isdir(options.source) else Path(options.source).suffix[1:]
+        ending = Path(options.source).suffix[1:]
+        meant = "folder" if os.path.isdir(options.source) else {"txt": "text", "smi": "smiles"}.get(ending, ending)
         fix = f"--{where} {meant}:{options.source}" if os.path.exists(options.source) and meant in SOURCES else ""
         raise Refusal("usage", f"unknown data source {options.source!r}: {nearest(kind, WRITTEN)}", where=where, fix=fix)
     module = name.rpartition(":")[0]
@@ -206,9 +240,18 @@ def _find(options: configuration.Data, log, foreign: bool, where: str = "data.so
         fix = f"if you trust it: python -m keras_vae --trust {module} ..."
         raise Refusal("model", f"the run's data comes from a module that is not imported: {module}", where=where, fix=fix)
     for option in ("resize", "crop", "grey", "range", "rate", "seconds", "frames", "fps"):
-        if getattr(options, option) is not None and option not in HONOURED.get(kind, ("resize", "crop", "grey", "range", "fps")):
+        if getattr(options, option) is not None and option not in HONOURED.get(
+            kind, ("resize", "crop", "grey", "range", "fps", "rate", "seconds")
+        ):
             raise Refusal("usage", f"data.{option} means nothing for {kind}", where=f"data.{option}", fix=f"leave --data.{option} out")
     return SOURCES[kind](name, options, log)
+
+
+def _sound(found, options: configuration.Data) -> Sound:
+    samples = found.records["train"][0:1].shape[1]
+    if not found.given:
+        return Sound(samples, found.rate, options.view)
+    return Sound(samples // 2, found.rate, options.view, Sound(samples // 2, found.rate, options.view))
 
 
 def _images(found, options: configuration.Data) -> Images:
@@ -221,14 +264,19 @@ def _images(found, options: configuration.Data) -> Images:
     return Video(*seen_as, fps=float(found.fps)) if found.fps else Images(*seen_as, beside)
 
 
+ARRAYS = ("rows of a table", "images")  # what an array is of where nothing says it
+
+
 def _check_options(options: configuration.Data, kind: str) -> None:
     """`Refusal` (usage) for an option that is for records of another kind."""
     frames = kind in ("images", "clips")
-    for other, of_others in {"images": OF_IMAGES, "rows of a table": OF_TABLES, "recordings": OF_SOUND, "clips": OF_VIDEO}.items():
-        for option, left_out in of_others.items() if other != kind else ():
-            if getattr(options, option) != left_out and not (frames and other == "images" and option != "given"):
+    for other, of_others in OF.items():
+        for option, left_out in of_others.items():
+            if option not in OF[kind] and getattr(options, option) != left_out and not (frames and other == "images" and option != "given"):
                 what = f"data.{option} is for {other}, and the records are {kind}"
-                raise Refusal("usage", what, f"data.{option}", fix=f"leave --data.{option.replace('_', '-')} out")
+                fix = f"leave --data.{option.replace('_', '-')} out"
+                fix += ", or say what an array of recordings is: --data.rate HZ" if other == "recordings" and kind in ARRAYS else ""
+                raise Refusal("usage", what, f"data.{option}", fix=fix)
     if not frames and options.augment not in ("auto", "none"):
         what = f"data.augment is for images, and the records are {kind}"
         raise Refusal("usage", what, "data.augment", fix="leave --data.augment out")
@@ -236,6 +284,10 @@ def _check_options(options: configuration.Data, kind: str) -> None:
 
 def _fingerprint(found, modality) -> str:
     digest = hashlib.sha256(repr(modality).encode() + found.sampled.encode())
+    if found.text:
+        digest.update(repr(modality.vocabulary.tokens).encode())
+        for split in SPLITS:  # a molecule may be written in many ways
+            digest.update(content_keys(found.records[split]).tobytes())
     for split in SPLITS:
         digest.update(found.keys[split].tobytes())
         digest.update(str(len(found.keys[split])).encode())
@@ -311,13 +363,15 @@ class Feed:
 
 def read(path, modality, options: configuration.Data, count: int | None = None) -> np.ndarray:
     """The first `count` raw records of a file or folder from outside: an array (.npy, .npz), a picture, recording or video, or a folder of
-    such, brought to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
+    such, or lines of text, brought to what a model takes by the rules of its run. `Refusal` (data) says what is wrong with them."""
     if isinstance(modality, tabular.Table):
         array = str(path).endswith((".npy", ".npz"))
         rows = arrays.read_rows(str(path), options, len(modality.columns)) if array else tables.read(str(path), modality, options)
         return modality.check(rows[:count], str(path))
+    if isinstance(modality, Text):
+        return lines.read(str(path), modality, count)
     if isinstance(modality, Sound):
-        return recordings.read(path, modality, count) if folder.is_files(path) else arrays.read_sound(str(path), modality, count)
+        return recordings.read(path, modality, count) if folder.is_files(path) else arrays.read_waves(str(path), modality, count)
     if folder.is_files(path):
         return clips.read(path, modality, options, count) if isinstance(modality, Video) else stills.read(path, modality, options, count)
     return arrays.read(path, modality, options, count)

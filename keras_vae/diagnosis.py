@@ -16,6 +16,7 @@ class Finding(NamedTuple):
 FIGURES = {"train_elbo", "test_elbo", "elbo_error", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor"}
 COLLAPSED = 0.1  # nats of rate below which nothing is said of x
 IDLE = 0.75  # share of active units below which some are said to be idle
+JUDGE, UNLIKE = 0.8, 0.1  # share of test records that a classifier has to be right about, and by which samples may be worse
 IGNORED = 0.2  # worth of z beside its rate
 OVERFITTED = 0.15  # of what the latent brings on training records, lost on test records
 ERRORS = 3.0  # standard errors that the two may differ by because they are of other records
@@ -61,7 +62,7 @@ def collapsed(report, history):
     if {"psnr", "si_sdr", "sdr", "rmse", "dice"} & set(report.get("task", {})):  # what is given may leave nothing to the latent
         return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
-        fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder'
+        fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder: of tokens forget=0.3'
         return Finding("posterior collapse", True, f"{said}: nothing is said of x", fix)
     if active < IDLE * units:
         smaller = "fewer groups, or fewer channels in them" if report.get("latents") else f"a latent of {active}"
@@ -94,12 +95,23 @@ def unhelpful(report, history):
     return Finding("answers no better", True, text, "longer training, or wider networks")
 
 
+def unlike(report, history):
+    task = report.get("task", {})
+    if "of_class" not in task or task["of_class_real"] < JUDGE or task["of_class"] >= task["of_class_real"] - UNLIKE:
+        return None
+    text = (
+        f"a classifier takes {task['of_class']:.0%} of the samples for what they should be, and {task['of_class_real']:.0%} of test records"
+    )
+    fix = '--model.objective "ELBO(warmup=STEPS, beta=4.0)", which leaves more of what is said of x to the class, or a smaller latent'
+    return Finding("samples of other classes", True, text, fix)
+
+
 def ignored(report, history):
     worth, rate = report["symptoms"]["worth"], report["test"]["rate"]
     if worth is None or rate < COLLAPSED or worth >= IGNORED * rate:
         return None
     text = f"with the z of another record p(x|z) loses {worth:.2f} nats, while the latent costs {rate:.2f}"
-    fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", or a weaker decoder: of PixelCNN fewer layers or a smaller reach'
+    fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", or a weaker decoder: of PixelCNN fewer layers, of tokens forget=0.3'
     return Finding("decoder ignores z", True, text, fix)
 
 
@@ -109,7 +121,7 @@ def overfitted(report, history):
     if seen["elbo_error"] is None or lost <= max(OVERFITTED * (gain + lost), ERRORS * seen["elbo_error"]):
         return None
     text = f"the ELBO is {seen['train_elbo']:.2f} nats on training records and {seen['test_elbo']:.2f} on test records"
-    return Finding("overfitted", True, text, "--data.augment, more records, dropout in the networks, or --training.patience 10")
+    return Finding("overfitted", True, text, "more records, of images --data.augment, dropout in the networks, or --training.patience 10")
 
 
 def undertrained(report, history):
@@ -140,7 +152,11 @@ def misfit(report, history):
     text = f"squared residuals are {residual:.2g} of what the likelihood's sigma says: it is {side} than the data"
     fix = "--model.likelihood \"Normal(sigma='optimal')\""
     if report["symptoms"]["floor"] is not None:  # it is not given, but follows the data
-        fix = "longer training, in which sigma follows the data" if residual < 1.0 else "--data.augment, more records, or sigma='optimal'"
+        fix = (
+            "longer training, in which sigma follows the data"
+            if residual < 1.0
+            else "more records, of images --data.augment, or sigma='optimal'"
+        )
     return Finding("likelihood misfit", True, text, fix)
 
 
@@ -187,4 +203,4 @@ def unsteady(report, history):
     return None
 
 
-RULES = (unsteady, unhelpful, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)
+RULES = (unsteady, unhelpful, unlike, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)

@@ -39,6 +39,7 @@ Steps = Annotated[int, Range(0, 2**31 - 1)]
 Positive = Annotated[float, Range(0, 1e6, least_allowed=False)]
 Degrees = Annotated[float, Range(2, 1e6, least_allowed=False)]  # of freedom; above 2 a variance exists
 Weight = Annotated[float, Range(0, 1e6)]  # of a term of the loss
+Window = Annotated[int, Range(8, 2**16)]  # of a short-time Fourier transform, samples
 Scales = tuple[Positive, ...]
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, least_allowed=False)]

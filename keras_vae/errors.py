@@ -35,7 +35,7 @@ def _line(text) -> str:
 def nearest(word: str, known) -> str:
     """`did you mean ...?` for a mistyped name, or the list of all names when none is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 

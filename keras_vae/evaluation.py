@@ -10,6 +10,7 @@ from keras_vae import components, devices, distributions, metrics, tasks
 from keras_vae.noise import Seed
 from keras_vae.vae import observed
 
+JUDGED = 1000  # samples
 ROWS = 2000  # rows (records x importance samples) that go through a model at once
 ELEMENTS = 2**21  # of the data in them, at most: activations grow with them
 LAST = 2**31 - 1  # the step at which every weight of the loss is final
@@ -44,7 +45,7 @@ class Evaluator:
     def loss(self, split: str, size: int) -> float:
         """The mean of the loss with its final weights. What looks at a batch as a whole sees `size` records at most; every worker takes
         all of them."""
-        most, records = fitting(self.vae.event_shape, self.vae.objective.draws), len(getattr(self.dataset, split))
+        most, records = fitting(self.vae.footprint, self.vae.objective.draws), len(getattr(self.dataset, split))
         read = functools.partial(self.dataset.batch, split)
         (losses,) = zip(*batches(self._losses, read, records, min(size, most)), strict=True)
         return float(np.concatenate(losses).mean(dtype=np.float64))
@@ -90,6 +91,7 @@ class Evaluator:
             "bits_per_dim": None
             if mean is None or not modality.level_width
             else bits_per_dim(mean, size, continuous, modality.level_width),
+            **({"perplexity": math.exp(-mean / size)} if modality.writes == "text" and mean is not None else {}),
             "density": bool(continuous and not modality.levels),
             "active_units": int((activity > least).sum()),
             "active_above": least,
@@ -101,8 +103,8 @@ class Evaluator:
         }
 
     def reconstruction_error(self, split: str, count: int) -> float:
-        """The mean squared error per element of `count` records spread over a split."""
-        _, _, errors, scored = over(self._terms, self.dataset.some(split, count), self.vae.event_shape)
+        """The mean squared error per element of `count` records spread over a split; of classes the share that differ."""
+        _, _, errors, scored = over(self._terms, self.dataset.some(split, count), self.vae.footprint)
         return float(errors.sum() / scored.sum())
 
     def drawn(self, split: str, limit: int | None = None) -> np.ndarray:
@@ -126,11 +128,12 @@ class Evaluator:
         def alone(batch, row):
             return (per_pixel(len(batch["x"])).log_prob(batch["x"], batch.get("mask")),)
 
-        (pixel,) = over(alone, records, self.vae.event_shape)
+        (pixel,) = over(alone, records, self.vae.footprint)
         result = {"per_pixel_log_likelihood": float(pixel.mean())}
         units, (n, size) = math.prod(self.vae.latent_shape), train.reshape(len(train), -1).shape
         # Codes are bits, and no match for as many numbers.
-        if self.vae.posterior.support != "codes" and units < min(n, size) and np.ptp(train) and not self.vae.condition_shape:
+        numbers = self.vae.posterior.support != "codes" and self.dataset.modality.ordered
+        if numbers and units < min(n, size) and np.ptp(train) and not self.vae.condition_shape:
             pca = PCA(units, svd_solver="randomized", random_state=0).fit(train.reshape(n, size))
             flat = held_out.reshape(len(held_out), size)
             result["pca_reconstruction_error"] = float(np.square(flat - pca.inverse_transform(pca.transform(flat))).mean())
@@ -196,6 +199,14 @@ class Evaluator:
 
         return self._over(split, limit, tf.function(score, autograph=False))[0]
 
+    def judged(self) -> dict:
+        """What `JUDGED` samples are worth, as the modality says; {} where it says nothing, or where the model needs a condition."""
+        modality = self.dataset.modality
+        if modality.judge is None or self.vae.condition_shape:
+            return {}
+        made, known = modality.decode(self.vae.sample(JUDGED)), self.dataset.test[self.dataset.spread("test", JUDGED)]
+        return modality.judge(made, known, self.dataset.train[:])
+
     def _by_latent(self, rates) -> dict:
         """Of a hierarchy: the shapes of its latents, from the top down, and the rate of each, nats."""
         if not self.vae.temperature_shape:
@@ -211,13 +222,23 @@ class Evaluator:
         return inference.distortion(batch["x"], batch.get("mask")), inference.rate()
 
     def _terms(self, batch, row):
-        """Posterior mean [B, *Z], rate of each part of z [B, parts], and of the reconstruction the squared errors of all that is scored and
-        how much that is, [B] each."""
+        """Posterior mean [B, *Z], rate of each part of z [B, parts], and of the reconstruction the squared errors of all that is scored, or
+        how many classes are wrong, and how much is scored, [B] each."""
         inference, x, condition = self.vae.infer(batch, Seed.of(0).fold("evaluate").at(row)), batch["x"], batch.get("condition")
         mean, rates = self.vae.encode(x, condition), [latent.element_rate() for latent in inference.latents]
-        scored = batch.get("mask", tf.ones_like(x))
-        errors = scored * tf.square(self.vae.decode(mean, condition) - x)
+        scored, apart = batch.get("mask", self.dataset.modality.counted(x)), self.vae.decode(mean, condition) - x
+        errors = scored * (tf.square(apart) if self.dataset.modality.ordered else tf.cast(tf.abs(apart) > self._half, tf.float32))
         return mean, tf.concat(rates, axis=1), distributions.sum_event(errors), distributions.sum_event(scored)
+
+    @property
+    def error_of(self) -> str:
+        """What the reconstruction error counts, a key of `folders.ERRORS`."""
+        return "squares" if self.dataset.modality.ordered else "classes"
+
+    @property
+    def _half(self) -> float:
+        """Between two classes in x."""
+        return 0.5 / (self.dataset.modality.x_levels - 1)
 
     def _losses(self, batch, row):
         batch, objective = self.batch_for(batch), self.vae.objective
@@ -249,7 +270,7 @@ class Evaluator:
 
     def _batches(self, split: str, limit: int | None, function, samples: int = 1, *share: int):
         records, read = len(getattr(self.dataset, split)), functools.partial(self.dataset.batch, split)
-        return batches(function, read, min(records, limit or records), fitting(self.vae.event_shape, samples), *share)
+        return batches(function, read, min(records, limit or records), fitting(self.vae.footprint, samples), *share)
 
 
 def fitting(shape: tuple, samples: int = 1) -> int:

@@ -1,13 +1,15 @@
-"""What codes are good for: telling classes apart, and standing for the records in few numbers. Both beside PCA of the same size."""
+"""What codes are good for: telling classes apart, and standing for the records in few numbers, both beside PCA of the same size; and what
+they leave to the class where the model is told it."""
 
 import io
 import math
 
 import numpy as np
 
-from keras_vae.evaluation import over
+from keras_vae.evaluation import fitting, over
 
 RECORDS = 2000  # of each split, at most
+SAMPLES, COMPONENTS = 500, 50  # that are judged, and principal components that the judge sees at most
 NEIGHBOURS = 5
 
 
@@ -47,6 +49,41 @@ def probes(vae, dataset) -> dict | None:
     return found
 
 
+def of_class(vae, dataset) -> dict:
+    """Of a model that is told the class: the share of `SAMPLES` samples that a support vector machine takes for what they should be
+    (`of_class`), and that of the test records (`of_class_real`), means over the classes, so that none is told by being rare. It learns from
+    training records alone. {} of another model, and where there is nothing to tell apart."""
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import SVC
+
+    modality = dataset.modality
+    if not dataset.task.labelled or not modality.ordered or not {"train", "test"} <= set(dataset.labels):
+        return {}
+
+    def seen(split):
+        (looks,) = over(lambda rows, _: (modality.looks(rows["x"]),), dataset.some(split, RECORDS), vae.event_shape)
+        return looks.reshape(len(looks), -1), dataset.labels[split][dataset.spread(split, RECORDS)]
+
+    (records, labels), (others, right) = seen("train"), seen("test")
+    known = np.isin(right, labels)
+    if len(np.unique(labels)) < 2 or not known.any():
+        return {}
+    asked, size, made = np.resize(np.unique(labels), SAMPLES), fitting(vae.event_shape), []
+    for start in range(0, len(asked), size):
+        condition = dataset.task.condition(modality, asked[start : start + size])
+        samples = vae.sample(len(condition), seed=start, condition=condition)
+        made.append(np.asarray(modality.looks(samples)).reshape(len(samples), -1))
+    made = np.concatenate(made)
+    if not np.isfinite(made).all():
+        return {}
+    parts = PCA(min(COMPONENTS, *records.shape), svd_solver="randomized", random_state=0)
+    judge = make_pipeline(parts, SVC(class_weight="balanced")).fit(records, labels)
+    found = {"of_class": balanced_accuracy_score(asked, judge.predict(made))}
+    return found | {"of_class_real": balanced_accuracy_score(right[known], judge.predict(others[known]))}
+
+
 def sizes(vae, dataset, rate_per_unit) -> dict | None:
     """What the codes keep of test records if only so many `units` of them are kept, those of the highest rate, the others at their mean:
     `error`, the mean squared one per element, and `bits`, the rate of those kept over ln 2, what it takes to write them down (Practical
@@ -57,7 +94,13 @@ def sizes(vae, dataset, rate_per_unit) -> dict | None:
 
     units = math.prod(vae.latent_shape)
     listed = len(vae.posterior.event_shape) == 1 and vae.posterior.support == "real" and len(rate_per_unit) == units
-    if vae.condition_shape or not listed or vae.posterior.event_shape != vae.latent_shape or vae.likelihood.drawn:
+    if (
+        vae.condition_shape
+        or not listed
+        or vae.posterior.event_shape != vae.latent_shape
+        or vae.likelihood.drawn
+        or not dataset.modality.ordered
+    ):
         return None
     (train, records), (test, others) = codes(vae, dataset, "train"), codes(vae, dataset, "test")
     order, middle = np.argsort(-np.asarray(rate_per_unit), kind="stable"), train.mean(axis=0)

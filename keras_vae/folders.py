@@ -14,6 +14,7 @@ from keras_vae.errors import Refusal
 
 ROOT = Path("saved_models")
 REPORT_VERSION = 2
+ERRORS = {"squares": "mean squared error per element of x", "classes": "share of the elements or tokens that differ"}
 DECIBELS = {  # key of a report's task -> what it is
     "psnr": "peak signal-to-noise ratio",
     "si_sdr": "signal-to-distortion ratio, whatever the loudness (SI-SDR)",
@@ -87,6 +88,7 @@ def _report(text: str) -> tuple[dict, dict, list]:
         if not isinstance(value, list | bool | None)
     }
     figures |= {f"task.{key}": _number(value) for key, value in report.get("task", {}).items()}
+    figures |= {f"molecules.{key}": _number(value) for key, value in report.get("molecules", {}).items()}
     figures |= {f"features.{key}": _number(value) for key, value in report.get("features", {}).items()}
     figures |= {f"sparsity.{key}": _number(value) for key, value in report.get("sparsity", {}).items()}
     report["symptoms"] = {str(key): None if value is None else _number(value) for key, value in report.get("symptoms", {}).items()}

@@ -27,7 +27,8 @@ PATIENCE = 12.0  # seconds all have after a signal; a worker takes 8, and a comm
 POLL = 0.1  # seconds
 LINE = select.PIPE_BUF - 64  # bytes that one write passes on: with its label no other worker's line gets in between
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-STOPPED = frozenset(signals.CODES.values())  # exit codes of a program that was asked to end, or has lost its peers
+NUMBERS = {75: signal.SIGTERM, 130: signal.SIGINT}  # what asks a worker to end as the one with this exit code did
+STOPPED = frozenset(NUMBERS)  # exit codes of a program that was asked to end, or has lost its peers
 EXAMPLE = "python -m keras_vae launch --workers 2 -- python train.py ..."
 
 
@@ -171,20 +172,20 @@ def _bound_to_this():
 
 def _watch(workers, pending) -> None:
     """Wait until all have ended, or until those that are left have had their time after a signal or a failure."""
-    end, forwarded = float("inf"), False
-    while None in (codes := [_code(worker) for worker in workers]) and time.monotonic() < end:
-        if pending() and not forwarded:
+    end, told = float("inf"), False
+    while None in (codes := [_code(worker) for worker in workers]):
+        now, stopped = time.monotonic(), [code for code in codes if code in STOPPED]
+        # One that was asked to stop, or has lost another, may be the first that is seen: what the rest met counts, so it has time to end
+        # by itself. It may also be that the rest does not notice before it is told.
+        number = pending() or (NUMBERS[stopped[0]] if stopped and now >= end else None)
+        if number and not told:
             for worker in workers:
-                os.killpg(worker.pid, pending())
-            end, forwarded = time.monotonic() + PATIENCE, True
-        elif not forwarded and (stopped := [code for code in codes if code in STOPPED]):
-            # One was asked to stop, or has lost another: it may be that the rest does not notice before it is told.
-            for worker, code in zip(workers, codes, strict=True):
-                if code is None:
-                    os.killpg(worker.pid, signal.SIGINT if stopped[0] == signals.CODES[signal.SIGINT] else signal.SIGTERM)
-            end, forwarded = time.monotonic() + PATIENCE, True
+                os.killpg(worker.pid, number)
+            end, told = now + PATIENCE, True
+        elif now >= end:
+            break
         elif any(codes) and end == float("inf"):
-            end = time.monotonic() + GRACE
+            end = now + GRACE
         time.sleep(POLL)
 
 

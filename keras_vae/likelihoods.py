@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import blocks, distributions
-from keras_vae.distributions import tables
+from keras_vae.distributions import sentences, tables
 from keras_vae.domains import Components, Degrees, Levels, Positive, ProperFraction, Width
+from keras_vae.errors import Refusal
 
 TINY = 1e-12  # keeps the logarithm of a variance finite
 LIMIT = 10.0  # of the logarithm of a spread that a network predicts
@@ -29,6 +30,7 @@ class Likelihood(keras.layers.Layer):
 
     event_shape: tuple = ()
     continuous = False  # whether `log_prob` is a density (nats per unit of x) or a probability
+    writes = False  # whether `call` takes features at some of the places, for a decoder that goes from one to the next
     drawn = False  # whether a sample of the model is a draw from p(x|z), where a mean would be no record
     outputs: tuple = ()
     direction = 1.0
@@ -130,7 +132,7 @@ class _Graded(Likelihood):
 
     def check(self, x):
         steps = x * (self.levels - 1)
-        whole = np.abs(steps - np.round(steps)).max() < 1e-3 and x.min() >= 0.0 and x.max() <= 1.0
+        whole = np.abs(steps - np.round(steps)).max() < max(1e-3, 2e-7 * self.levels) and x.min() >= 0.0 and x.max() <= 1.0
         name = f"{type(self).__name__}(levels={self.levels})"
         return "" if whole else f"{name} scores multiples of 1/{self.levels - 1} in [0, 1] only"
 
@@ -208,6 +210,48 @@ class Categorical(_Graded):
         level = np.round(x.reshape(len(x), size) * (self.levels - 1)).astype("int64")
         counts = np.bincount((level + self.levels * np.arange(size)).ravel(), minlength=size * self.levels)
         self.bias.assign(np.log((counts.reshape(self.bias.shape) + 1.0 / self.levels) / (len(x) + 1.0)))
+
+
+class Tokens(_Graded):
+    """p(x_t|z, x_<t) = softmax(outputs) of one of `levels` tokens up to the end of a sentence, and an end for certain after it.
+
+    A Neural Probabilistic Language Model (Bengio et al. 2003). Use it for text, with a decoder that has features at each place: the weights
+    and the bias, which starts at the frequencies of the tokens, are the same at every place.
+    """
+
+    writes = True
+
+    def build(self, features_shape):
+        if self.built:
+            return
+        if len(features_shape) != 3 and features_shape != (None, 1):
+            why = "it needs features at each place of a sentence"
+            raise Refusal("usage", "Tokens does not fit the decoder", "model.likelihood", why, "--model.decoder Recurrent()")
+        self.kernel = self.add_weight(name="kernel", shape=(features_shape[-1], self.levels), initializer=blocks.SMALL)
+        self.bias = self.add_weight(name="bias", shape=(self.levels,), initializer="zeros")
+        self.built = True
+
+    def call(self, features):
+        return self._given(tf.cast(features, tf.float32))
+
+    def _given(self, features):
+        return distributions.Sentence(features, tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias))
+
+    def middle(self, p):
+        return self.finished(p.mode())
+
+    def finished(self, x):
+        """x without what follows an end."""
+        return tf.where(sentences.within(sentences.numbers(x, self.levels - 1))[..., None], x, 0.0)
+
+    def adapt(self, x):
+        """How often each token is read, as if one more had been, spread over all."""
+        tokens = tf.constant(np.round(x[..., 0] * (self.levels - 1)).astype("int32"))
+        counts = np.bincount(tokens.numpy()[sentences.within(tokens).numpy()], minlength=self.levels)
+        self.bias.assign(np.log((counts + 1.0 / self.levels) / (counts.sum() + 1.0)))
+
+    def reference(self, n):
+        return self._given(tf.zeros((n, self.event_shape[0], self.kernel.shape[0])))
 
 
 class Logistics(_Graded):

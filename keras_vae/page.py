@@ -23,6 +23,23 @@ PICTURES_A_RUN = 6
 BARS = 200  # units
 POINTS = 1000  # of a curve
 NAMED = 2 * COLOURS  # classes with colours or marks of their own
+READ = {  # file -> what it is, and lines that belong together
+    "reconstructions.txt": ("Test records, each above its reconstruction", 2),
+    "interpolations.txt": ("From one reconstructed test record to another", 10),
+    "samples.txt": ("Samples", 1),
+}
+MOLECULES = {  # of a thousand samples
+    "validity": "share of samples that are molecules",
+    "uniqueness": "share of these that differ",
+    "novelty": "share of those that are not among the training records",
+    "qed": "drug-likeness, mean",
+    "logp": "octanol and water, mean",
+    "sa": "synthetic accessibility, 1 easy to 10 hard, mean",
+    "diversity": "1 − mean Tanimoto similarity of Morgan fingerprints",
+    "scaffolds": "cosine with those of test records",
+    "fragments": "cosine with those of test records",
+    "frechet": "Fréchet distance to test records, twelve descriptors",
+}
 HEARD = {
     "reconstructions.wav": "Test records, each before its reconstruction",
     "answers.wav": "What was given, each before its answer",
@@ -36,7 +53,7 @@ FIGURES = (
     ("distortion", "test.distortion", "nats", 2, 0),
     ("rate", "test.rate", "nats", 2, 0),
     ("bits/dim", "test.bits_per_dim", "bits", 4, -1),
-    ("reconstruction error", "test.reconstruction_error", "mean squared", 5, -1),
+    ("reconstruction error", "test.reconstruction_error", "", 5, -1),
     *(("answers", f"task.{key}", "dB", 2, 1) for key in folders.DECIBELS),
     *(("what was given", f"task.given_{key}", "dB", 2, 0) for key in folders.DECIBELS),
     ("overlap of the masks", "task.dice", "Dice", 4, 1),
@@ -44,6 +61,8 @@ FIGURES = (
     ("two draws", "task.draws_dice", "Dice", 4, 0),
     ("classes by a linear probe", "features.linear", "share", 3, 1),
     ("the same of PCA", "features.pca_linear", "share", 3, 0),
+    ("samples of their class", "task.of_class", "share", 3, 1),
+    ("test records of theirs", "task.of_class_real", "share", 3, 0),
     ("filled in", "task.rmse", "scores", 4, -1),
     ("the middle instead", "task.given_rmse", "scores", 4, 0),
     ("anomalies", "task.share", "of test records", 4, 0),
@@ -191,10 +210,15 @@ def body(runs: list[Result], called: list[str]):
     text = "From left to right, a row decodes ten points on the line (on a sphere, the great circle) from the latent of one test record to "
     text += "that of another."
     interpolations = sheet("interpolations.png", "interpolations", alt, text)
-    yield "Reconstructions", row(("Records and reconstructions", reconstructions), ("Interpolations", interpolations))
+    read = [(says, file) for file, (says, _) in READ.items() if any((run.folder / "pictures" / file).is_file() for run in runs)]
+    seen = not read or any((run.folder / "pictures" / "samples.png").is_file() for run in runs)
+    if seen:
+        yield "Reconstructions", row(("Records and reconstructions", reconstructions), ("Interpolations", interpolations))
     if any((run.folder / "pictures" / "answers.png").is_file() for run in runs):
         alt = "Test records: what was given, the answer at temperature 0, two draws, and the record, from left to right, two records a row."
         yield "Answers", row((None, sheet("answers.png", "answers", alt, alt)))
+    if read:
+        yield "To read", row(*((says, functools.partial(sentences, file=file)) for says, file in read))
     heard = [(says, file) for file, says in HEARD.items() if any((run.folder / "pictures" / file).is_file() for run in runs)]
     if heard:
         yield "To listen to", row(*((says, functools.partial(recording, file=file)) for says, file in heard))
@@ -205,7 +229,8 @@ def body(runs: list[Result], called: list[str]):
     if any((run.folder / "pictures" / "samples_ex_post.png").is_file() for run in runs):
         text += " The ex-post density is a mixture of Gaussians fitted to the latents of training records."
         grids.append(("Ex-post density", sheet("samples_ex_post.png", "samples", "64 samples of the ex-post density.", None)))
-    yield "Samples", (hint(text), row(*grids))
+    if seen:
+        yield "Samples", (hint(text), row(*grids))
     units, moved, lie = ("What each unit carries", unit_bars), ("What each unit does", moving), ("Where the records lie", latent_map)
     yield "Latent space", row(units, moved, lie, style="row latent")
     if any("features.linear" in run.figures or (run.folder / "pictures" / "sizes.png").is_file() for run in runs):
@@ -237,6 +262,8 @@ def headline(run: Result) -> Markup:
         )
         if "test.bits_per_dim" in value:
             bounds += (("bits/dim", figure(value["test.bits_per_dim"], 4), "bits", f"from the log-likelihood; {worth}"),)
+        if "test.perplexity" in value:
+            bounds += (("perplexity", figure(value["test.perplexity"], 2), "", "of a token, from the log-likelihood"),)
     else:
         bounds = (
             ("log-likelihood", "not available", "", "no bound follows from a posterior that is a point"),
@@ -246,7 +273,12 @@ def headline(run: Result) -> Markup:
     tiles = (
         *asked(run),
         *bounds,
-        ("reconstruction error", figure(value["test.reconstruction_error"], 5), "", "mean squared error per element of x"),
+        (
+            "reconstruction error",
+            figure(value["test.reconstruction_error"], 5),
+            "",
+            folders.ERRORS[run.report.get("reconstruction_error_of", "squares")],
+        ),
         (
             "active units",
             figure(value["test.active_units"], 0),
@@ -272,9 +304,17 @@ def asked(run: Result) -> list[tuple]:
         usual, draws = (figure(value[f"task.{key}"], 3) for key in ("usual_dice", "draws_dice"))
         remark = f"overlap with the right masks; of what is usual at each pixel {usual}; of two draws {draws}"
         tiles.append(("masks", figure(value["task.dice"], 3), "Dice", remark))
+    if "molecules.validity" in value:
+        for key, remark in MOLECULES.items():
+            if f"molecules.{key}" in value:
+                known = f"; {figure(value[f'molecules.known_{key}'], 3)} of test records" if f"molecules.known_{key}" in value else ""
+                tiles.append((key, figure(value[f"molecules.{key}"], 3), "", f"{remark}{known}"))
     if "task.rmse" in value:
         remark = f"root mean square error of what was hidden; of the middle of each column {figure(value['task.given_rmse'], 4)}"
         tiles.append(("filled in", figure(value["task.rmse"], 4), "scores", remark))
+    if "task.of_class" in value:
+        remark = f"taken by a classifier for what they should be; of test records {figure(value['task.of_class_real'], 3)}"
+        tiles.append(("samples of their class", figure(value["task.of_class"], 3), "", remark))
     if "task.threshold" in value:
         share, rate, threshold = (figure(value[f"task.{key}"], 4) for key in ("share", "rate", "threshold"))
         tiles.append(("anomalies", share, "of test records", f"score above {threshold} nats; {rate} were allowed"))
@@ -462,6 +502,17 @@ def recording(run: Result, file: str) -> Markup:
     except OSError:
         return hint(f"pictures/{file} is not in the folder.")
     return tag("audio", controls="", preload="none", src=f"data:audio/wav;base64,{base64.b64encode(content).decode()}")
+
+
+def sentences(run: Result, file: str) -> Markup:
+    """The sentences of a file of the run, or the words why there are none."""
+    try:
+        lines = (run.folder / "pictures" / file).read_text("utf-8").split("\n")[:-1]
+    except OSError:
+        return hint(f"pictures/{file} is not in the folder.")
+    together = READ[file][1]
+    groups = [lines[start : start + together] for start in range(0, len(lines), together)]
+    return tag("ol", [tag("li", [tag("div", line) for line in group]) for group in groups], class_="sentences")
 
 
 def fitted(content: bytes, budget: int) -> tuple[str, bytes, tuple[int, int]]:

@@ -28,6 +28,7 @@ class Found:
     given: "Found | None" = None  # of pairs, what lies beside the records, whose channels come after their own
     rate: int = 0  # of recordings, samples a second; the records are [T] then
     fps: float = 0.0  # of clips, frames a second; the records are [T, H, W, C] then
+    text: str = ""  # of sentences, str, what kind of tokens they are made of
     parts: str = ""  # what several records may be cut from, and share the key of: recordings, videos
     columns: tuple = ()  # of a table, `modalities.tabular.Column`; the records are rows then
     notes: list[tuple[str, str]] = field(default_factory=list)  # lines of the data card
@@ -114,13 +115,9 @@ def complete(found: Found) -> Found:
     if not missing:
         return found
     records, keys, labels = (table.pop(source, None) for table in (found.records, found.keys, found.labels))
-    distinct, rule = (
-        len(keys) if found.sampled else len(np.unique(keys)),
-        "by content: equal records share a split, whatever their names and order",
-    )
-    deciding = keys
-    if found.sampled:
-        rule, deciding = "by position: there are too many to compare", content_keys(np.arange(len(keys), dtype=np.uint64)[:, None])
+    distinct, rule, deciding = len(np.unique(keys)), "by content: equal records share a split, whatever their names and order", keys
+    if found.sampled:  # keys are positions, and spread out where they are
+        rule, deciding = "by position: there are too many to compare", content_keys(keys[:, None])
     if distinct <= len(missing):
         alike = f"all are of {distinct} {found.parts}" if found.parts else f"only {distinct} of {len(keys):,} records differ"
         distinct, rule = len(keys), f"by position, as {alike}: they say nothing of new data"

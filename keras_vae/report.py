@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vae import marginals
-from keras_vae.folders import DECIBELS, TEMPERED
+from keras_vae.folders import DECIBELS, ERRORS, TEMPERED
 from keras_vae.noise import Seed
 
 TEMPERATURES = (0.5, 0.7)  # of further sample grids; samples.png has the prior's own, 1
@@ -23,7 +23,9 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
     """Of a table samples.png. Else reconstructions.png, samples.png and, where something lies between two latents, interpolations.png; of
     a task that is given records, answers.png; the same seeds every time."""
     modality, task = dataset.modality, dataset.task
-    if len(modality.shape) == 1:
+    if not modality.pictures and modality.filed:
+        return {}
+    if not modality.pictures:
         return {"samples.png": marginals.compare(modality, *rows_of(vae, dataset))}
     batch = dataset.batch("test", 0, test_examples)
     x, condition = batch["x"].numpy(), batch.get("condition")
@@ -46,22 +48,29 @@ def pictures(vae, dataset, test_examples: int = 40) -> dict[str, bytes]:
     return drawn
 
 
-def sounds(vae, dataset) -> dict[str, bytes]:
-    """Of recordings samples.wav; reconstructions.wav, each test record before its reconstruction; and of a task that is given records
-    answers.wav, what was given before the answer at temperature 0. {} of other data."""
+def files(vae, dataset) -> dict[str, bytes]:
+    """Of recordings and sentences, what is heard or read: samples; reconstructions, each test record before its own; of sentences
+    interpolations, ten from one test record to another; and of a task that is given records answers, what was given before the answer at
+    temperature 0. {} of other data."""
     modality, task = dataset.modality, dataset.task
-    if modality.suffix != "wav":
+    if not modality.filed:
         return {}
     count = max(1, min(16, len(dataset.test), HEARD // modality.length))
     batch = dataset.batch("test", 0, count)
     x, condition = batch["x"], batch.get("condition")
-    heard = {
-        "samples.wav": samples(vae, dataset)[:: max(1, 64 // count)],
-        "reconstructions.wav": pairs(task.joined(batch, x), task.joined(batch, vae.reconstruct(x, condition)), 1),
+    found = {
+        "samples": samples(vae, dataset)[:: max(1, 64 // count)],
+        "reconstructions": pairs(task.joined(batch, x), task.joined(batch, vae.reconstruct(x, condition)), 1),
     }
+    if modality.writes == "text" and vae.posterior.support != "codes":
+        ends = max(1, min(4, count // 2))
+        between = interpolate(
+            vae, x[:ends], x[ends : 2 * ends] if count > 1 else x, condition=None if condition is None else condition[:ends]
+        )
+        found["interpolations"] = between
     if condition is not None and (given := task.start(condition)) is not None:
-        heard["answers.wav"] = pairs(given, answer(vae, task, batch), 1)
-    return {name: modality.write(modality.decode(values)) for name, values in heard.items()}
+        found["answers"] = pairs(given, answer(vae, task, batch), 1)
+    return {f"{name}.{modality.suffix}": modality.write(modality.decode(values)) for name, values in found.items()}
 
 
 def rows_of(vae, dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +101,11 @@ def answer(vae, task, batch: dict, temperature: float = 0.0, seed: int = 0) -> t
 def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes], dict, list[tuple[str, str]]]:
     """What report.html shows beyond `pictures`: more PNGs, the content of latent.json, and what does not apply to this model, with why."""
     modality, shape, drawn, omitted = dataset.modality, vae.posterior.event_shape, {}, []
-    table = len(modality.shape) == 1
-    if table:
+    if modality.writes == "text" and not modality.reads:
+        omitted.append(("signature from_text", "pieces of words are cut by no op of TensorFlow"))
+    if not modality.pictures and modality.filed:
+        omitted += [("traversals", "sentences are no pictures")]
+    elif not modality.pictures:
         shown = "the rows of a table are no pictures; samples.csv of the verb sample holds some"
         omitted += [(what, shown) for what in (TEMPERED, "reconstructions", "interpolations", "traversals")]
     elif vae.spreads:
@@ -101,7 +113,7 @@ def details(vae, dataset, rate_per_unit, density=None) -> tuple[dict[str, bytes]
     else:
         omitted.append((TEMPERED, "the prior has no spread that a temperature would change"))
     latent = {"map": None, "traversals": None}
-    if not table:
+    if modality.pictures:
         if density:
             drawn["samples_ex_post.png"] = modality.draw(vae.sample(64, density=density))
         moved, latent["traversals"], why = moving(vae, dataset, rate_per_unit)
@@ -234,6 +246,8 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
         if test["bits_per_dim"] is not None:
             remark = "of a density: depends on the range" if test.get("density") else ""
             bounds.append(("bits/dim", f"{test['bits_per_dim']:.4f}", remark))
+        if "perplexity" in test:
+            bounds.append(("perplexity", f"{test['perplexity']:.2f}", "of a token, from the log-likelihood"))
     task = report.get("task", {})
     for key, what in DECIBELS.items():
         if key in task:
@@ -245,16 +259,23 @@ def rows(report: dict) -> list[tuple[str, str, str]]:
     if "rmse" in task:
         remark = f"root mean square error in scores at temperature 0; of the middle of each column {task['given_rmse']:.4f}"
         bounds.append(("filled in", f"{task['rmse']:.4f}", remark))
+    if "of_class" in task:
+        remark = f"are what they should be to a classifier that is right about {task['of_class_real']:.1%} of test records"
+        bounds.append(("samples", f"{task['of_class']:.1%}", remark))
     if "threshold" in task:
         remark = f"of test records, score above {task['threshold']:.4g} nats; {task['rate']:.2%} were allowed"
         bounds.append(("anomalies", f"{task['share']:.2%}", remark))
     if found := report.get("features"):
         remark = f"of test records told by their code, linearly; by PCA of the same size {found['pca_linear']:.1%}"
         bounds.append(("classes", f"{found['linear']:.1%}", remark))
+    if found := report.get("molecules"):
+        remark = f"of 1,000 samples; {found['uniqueness']:.1%} of these differ"
+        remark += f", {found['novelty']:.1%} of those are not among the training records" if "novelty" in found else ""
+        bounds.append(("molecules", f"{found['validity']:.1%}", remark))
     table = [
         *bounds,
         ("active units", f"{test['active_units']} of {test['units']}", ""),
-        ("reconstruction error", f"{test['reconstruction_error']:.5f}", "mean squared error per element"),
+        ("reconstruction error", f"{test['reconstruction_error']:.5f}", ERRORS[report.get("reconstruction_error_of", "squares")]),
         (
             "reference: per-element model",
             f"{reference['per_pixel_log_likelihood']:.2f} nats",
@@ -284,7 +305,8 @@ def behind_pca(report: dict) -> str:
     if test["active_units"] < test["units"]:
         return f"; the model uses {test['active_units']}: the others would cost more nats than they save"
     if train and train["reconstruction_error"] < 0.9 * test["reconstruction_error"]:
-        return f"; the model reaches {train['reconstruction_error']:.5f} on training records: more records or --data.augment would help"
+        more = "more records would help, of images also --data.augment"
+        return f"; the model reaches {train['reconstruction_error']:.5f} on training records: {more}"
     return "; the objective trades error for a lower rate"
 
 

@@ -18,11 +18,14 @@ from keras_vae.config import Config
 from keras_vae.errors import Refusal
 from keras_vae.modalities.images import Images
 from keras_vae.modalities.modality import Modality
+from keras_vae.modalities.molecules import Molecules
 from keras_vae.modalities.sound import Sound
 from keras_vae.modalities.tabular import Table
+from keras_vae.modalities.text import Text
 from keras_vae.modalities.video import Video
 from keras_vae.tasks import Task
 from keras_vae.vae import VAE
+from keras_vae.vocabulary import MOLECULES
 
 THRESHOLD = "threshold.json"
 KEPT = 3  # checkpoints kept beside each other
@@ -127,7 +130,17 @@ def read_config(path: Path) -> Config:
 def read_modality(folder: Path) -> Modality:
     try:
         values = dict(json.loads((folder / "modality.json").read_text()))
-        kind = Table if "columns" in values else Sound if "rate" in values else Video if "fps" in values else Images
+        kind = (
+            Table
+            if "columns" in values
+            else (Molecules if values["vocabulary"]["kind"] in MOLECULES else Text)
+            if "vocabulary" in values
+            else Sound
+            if "rate" in values
+            else Video
+            if "fps" in values
+            else Images
+        )
         return kind.of(values)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refusal("model", "modality.json cannot be read", where=str(folder), why=str(error)[:200]) from None

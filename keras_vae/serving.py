@@ -11,6 +11,7 @@ that runs it; they need endpoints that are not compiled with XLA, which drops th
     detect(x) -> score, elements, anomaly                 of a model for anomalies: without a draw, and of each element, nats
     reconstruct_noise(x, noise)  score_noise(x, noise)   the posterior's noise as an input, for runtimes without random numbers
     from_wav(wav) -> raw       to_wav(raw) -> wav        of recordings: files of 16 bits, as bytes
+    from_text(text) -> raw     to_text(raw) -> text      of sentences, UTF-8; none of pieces, which TensorFlow's ops cannot cut
 
 A model with a condition takes it beside x or z, and in the place of n: sample(condition, seed, temperature). The raw forms take what its
 task is asked with instead, as sample_raw(given, seed, temperature) a noisy image; at temperature 0 that is the one answer, else a draw.
@@ -45,7 +46,6 @@ class Endpoints:
         self.raw = tf.TensorSpec((None, *modality.raw_shape), modality.raw_dtype, "raw")
         self.z = tf.TensorSpec((None, *vae.latent_shape), tf.float32, "z")
         self.noise = tf.TensorSpec(self.z.shape, tf.float32, "noise")
-        self.wav = tf.TensorSpec((None,), tf.string, "wav")
         self.seed = tf.TensorSpec((), tf.int64, "seed")
         self.condition = (tf.TensorSpec((None, *vae.condition_shape), tf.float32, "condition"),) if vae.condition_shape else ()
         self.inputs = tuple(self.task.inputs(modality).values())
@@ -72,7 +72,8 @@ class Endpoints:
             "score_noise": (self.score_noise, (self.x, *given, self.noise)),
             **(ex_post if self.density else {}),
             **(detect if self.threshold is not None else {}),
-            **({"from_wav": (self.from_wav, (self.wav,)), "to_wav": (self.to_wav, (self.raw,))} if self.modality.suffix == "wav" else {}),
+            **({f"from_{self.modality.reads}": (self.from_bytes, (self.content,))} if self.modality.reads else {}),
+            **({f"to_{self.modality.writes}": (self.to_bytes, (self.raw,))} if self.modality.writes else {}),
         }
 
     def encode(self, x, *given):
@@ -146,11 +147,15 @@ class Endpoints:
     def detect_raw(self, raw, *asked):
         return self.detect(self._encoded(raw), *self._given(asked))
 
-    def from_wav(self, wav):
-        return {"raw": self.modality.from_wav(_checked(wav, self.wav))}
+    @property
+    def content(self):
+        return tf.TensorSpec((None,), tf.string, self.modality.reads)
 
-    def to_wav(self, raw):
-        return {"wav": self.modality.to_wav(self._checked_raw(raw, self.raw, self.modality))}
+    def from_bytes(self, content):
+        return {"raw": self.modality.from_bytes(_checked(content, self.content))}
+
+    def to_bytes(self, raw):
+        return {self.modality.writes: self.modality.to_bytes(self._checked_raw(raw, self.raw, self.modality))}
 
     def reconstruct_noise(self, x, *given_and_noise):
         *given, noise = given_and_noise
@@ -215,7 +220,7 @@ class Endpoints:
         checks = [tf.debugging.Assert(tf.reduce_all((x >= low) & (x <= high)), [f"x must be between {low:g} and {high:g}"])]
         if exact and not self.vae.likelihood.continuous:
             top = getattr(self.vae.likelihood, "levels", self.modality.x_levels or 2) - 1
-            whole = tf.reduce_all(tf.abs(x * top - tf.round(x * top)) < 1e-3)
+            whole = tf.reduce_all(tf.abs(x * top - tf.round(x * top)) < max(1e-3, 2e-7 * top))
             checks.append(tf.debugging.Assert(whole, [f"x must be a multiple of 1/{top}: the likelihood scores these only"]))
         with tf.control_dependencies(_ops(checks)):
             return tf.identity(x)
@@ -283,6 +288,7 @@ def write(endpoints: Endpoints, folder: str | Path) -> None:
     """The SavedModel with all signatures, without the optimizer and without any of our classes."""
     module = tf.Module()
     module.weights = [weight.value for weight in endpoints.vae.weights]
+    module.assets = endpoints.modality.assets
     functions = {
         name: tf.function(
             function if name == "from_wav" else _filled(function, specs), input_signature=specs, autograph=False, jit_compile=False
@@ -305,10 +311,14 @@ def export(endpoints: Endpoints, folder: str | Path, examples: np.ndarray, toler
         signatures = endpoints.signatures()
         for number, (name, inputs) in enumerate(calls):
             for key, live in signatures[name][0](*(tf.constant(value) for value in inputs.values())).items():
-                served, live = answers[f"{number}/{key}"].astype("float64"), plain(live.numpy()).astype("float64")
-                difference = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else np.inf
-                difference /= max(1.0, np.abs(live).max(initial=0.0))
-                if key == "raw":
+                served, live = answers[f"{number}/{key}"], plain(live.numpy())
+                if live.dtype.kind == "S":
+                    difference = 0.0 if np.array_equal(served, live) else np.inf
+                else:
+                    served, live = served.astype("float64"), live.astype("float64")
+                    difference = np.abs(served - live).max(initial=0.0) if served.shape == live.shape else np.inf
+                    difference /= max(1.0, np.abs(live).max(initial=0.0))
+                if key == "raw" or (key == "x" and modality.writes == "text"):
                     difference = modality.difference(served, live)
                 elif key == "anomaly":  # a score may lie at the threshold
                     difference = 0.0 if difference <= 1.0 else np.inf
@@ -338,7 +348,7 @@ def probe_calls(endpoints: Endpoints, examples: np.ndarray) -> list[tuple[str, d
         temperature = np.full(vae.temperature_shape, 0.8, "float32")
         values = {"x": x, "raw": raw, "z": z, "noise": noise, "seed": seed, "n": np.int64(batch), "temperature": temperature, **given}
         values |= {} if condition is None else {"condition": condition.numpy()}
-        values |= {"wav": modality.to_wav(raw).numpy()} if modality.suffix == "wav" else {}
+        values |= {modality.reads: modality.to_bytes(raw).numpy()} if modality.reads else {}
         for name, (_, specs) in endpoints.signatures().items():
             calls.append((name, {spec.name: values[spec.name] for spec in specs}))
     return calls
@@ -361,8 +371,8 @@ def given_like(spec, raw: np.ndarray, modality, task, generator) -> np.ndarray:
 
 
 def plain(values: np.ndarray) -> np.ndarray:
-    """Numbers as they are, files of one length as their bytes."""
-    return np.stack([np.frombuffer(content, np.uint8) for content in values]) if values.dtype == object else values
+    """Numbers as they are, strings as bytes of one length, each with an end of its own."""
+    return np.array([content + b"." for content in values], "S") if values.dtype == object else values
 
 
 PROBE = """
@@ -375,12 +385,12 @@ with np.load(questions) as file:
     calls = {}
     for key in file.files:
         number, name, argument = key.split("/")
-        value = [row.tobytes() for row in file[key]] if argument == "wav" else file[key]
+        value = [row[:-1] for row in file[key]] if file[key].dtype.kind == "S" else file[key]
         calls.setdefault((number, name), {})[argument] = tf.constant(value)
 for (number, name), inputs in calls.items():
     for key, value in model.signatures[name](**inputs).items():
         value = value.numpy()
-        found[f"{number}/{key}"] = np.stack([np.frombuffer(row, np.uint8) for row in value]) if key == "wav" else value
+        found[f"{number}/{key}"] = np.array([row + b"." for row in value], "S") if value.dtype == object else value
 np.savez(answers, **found)
 """
 

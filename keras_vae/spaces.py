@@ -124,7 +124,11 @@ def default(config: Config, given: set[str]) -> list[Dimension]:
     """What is worth searching around a resolved config, without the options `given` on the command line."""
     network, _ = components.parse(config.model.encoder)
     found = []
-    if not given & {"model.encoder", "model.decoder"} and components.parse(config.model.decoder)[0] == network:
+    if network == "Recurrent":
+        units = Dimension("model.encoder.units", (64, 128, 256)), Dimension("model.decoder.units", (128, 256, 512))
+        more = (*units, Dimension("model.decoder.forget", (0.0, 0.2, 0.4)))  # both decoders of tokens have these
+        found += [dimension for dimension in more if dimension.name.rpartition(".")[0] not in given]
+    elif not given & {"model.encoder", "model.decoder"} and components.parse(config.model.decoder)[0] == network:
         dense = network == "Dense"
         found.append(Dimension("depth", low=1, high=4, whole=True))
         if dense:

@@ -3,6 +3,7 @@
 import math
 import time
 
+import keras
 import tensorflow as tf
 
 from keras_vae.noise import Seed
@@ -62,12 +63,14 @@ def measure(trainer, vae) -> dict:
     """The figures of the verdict on a run: what a step of the model computes, how fast it does, how fast a product would be, and shares of
     the loop's time."""
     per_second = trainer.examples_per_second / trainer.batch_size
-    count, spent = flops(vae, trainer.batch_size, trainer.batch_for), {name: trainer.seconds[name] for name in LOOP}
+    recurrent = any(isinstance(layer, keras.layers.RNN) for layer in vae._flatten_layers())  # loops, whose turns no graph tells
+    count = None if recurrent else flops(vae, trainer.batch_size, trainer.batch_for)
+    spent = {name: trainer.seconds[name] for name in LOOP}
     return {
         "images_per_second": trainer.examples_per_second,
         "batches": len(trainer.dataset.train) // trainer.batch_size,
         "flops_per_step": count,
-        "flops_per_second": count * per_second,
+        "flops_per_second": None if count is None else count * per_second,
         "product_flops_per_second": product_rate(),
         **{f"{name}_share": seconds / (sum(spent.values()) or 1.0) for name, seconds in spent.items()},
     }
@@ -79,13 +82,17 @@ LOOP = ("wait", "step", "evaluate", "checkpoint")
 def verdict(figures: dict, config) -> list[tuple[str, str]]:
     """The figures in words, and the option that would help most."""
     share = {name: figures[f"{name}_share"] for name in LOOP}
-    reached = figures["flops_per_second"] / figures["product_flops_per_second"]
+    counted = figures["flops_per_second"]
+    reached = 1.0 if counted is None else counted / figures["product_flops_per_second"]
     where = ", ".join(
         f"{share[name]:.0%} {label}" for name, label in zip(LOOP, ("waiting for data", "training", "evaluating", "saving"), strict=True)
     )
-    rate = f"{figures['flops_per_second'] / 1e9:,.0f} of the {figures['product_flops_per_second'] / 1e9:,.0f} GFLOP/s of a matrix product"
+    said = f"{figures['images_per_second']:,.0f} records/s; {where}"
+    if counted is not None:
+        product = figures["product_flops_per_second"]
+        said += f"; {counted / 1e9:,.0f} of the {product / 1e9:,.0f} GFLOP/s of a matrix product ({reached:.0%})"
     return [
-        ("speed", f"{figures['images_per_second']:,.0f} records/s; {where}; {rate} ({reached:.0%})"),
+        ("speed", said),
         ("faster", advice(share, reached if figures["batches"] >= 4 else 1.0, config)),
     ]
 

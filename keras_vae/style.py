@@ -38,6 +38,9 @@ a { color: var(--accent); text-decoration: none; }
 a:hover, a:focus-visible { text-decoration: underline; }
 section { padding-top: 2.6rem; }
 .hint, figcaption { color: var(--soft); font-size: .9rem; line-height: 1.45; max-width: 46rem; }
+.sentences { padding-inline-start: 2rem; }
+.sentences li { margin-block-end: .6rem; }
+.sentences div:nth-child(2):last-child { color: var(--soft); }
 .hint { margin-block: .5rem; }
 figcaption { margin-top: .6rem; }
 figcaption:first-child { margin: 0 0 .3rem; }

@@ -1,5 +1,7 @@
 """Symptoms: what a trained model shows when it is examined, as figures. What they mean says `diagnosis`."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,7 +10,8 @@ from keras_vae import distributions, evaluation
 from keras_vae.noise import Seed, normal
 
 RECORDS = 500  # of a split that are looked at
-FITTED = 32  # records whose posterior is fitted one by one
+FITTED, FEWEST, LARGE = 32, 8, 2**15  # records whose posterior is fitted one by one, at most and at least, and elements of them all
+WRITTEN = 2**18  # places times tokens of a sentence, at most, for that
 STEPS, RATE, DRAWS = 200, 0.02, 16  # of that fit
 
 
@@ -29,7 +32,7 @@ def _seed() -> Seed:
 
 def _over(function, vae, batch: dict) -> list[np.ndarray]:
     """The columns of `function(part, seed)` for all of a batch, a part at a time."""
-    size = evaluation.fitting(vae.event_shape)
+    size = evaluation.fitting(vae.footprint)
     parts = [function(_part(batch, start, start + size), _seed().at(start)) for start in range(0, len(batch["x"]), size)]
     return [np.concatenate([np.asarray(part) for part in column]) for column in zip(*parts, strict=True)]
 
@@ -91,10 +94,12 @@ def _worth(vae, batch) -> float | None:
 def _amortization_gap(vae, batch) -> float | None:
     """How much the bound gains if q(z|x) is fitted to each record by itself, from where the encoder puts it (Inference Suboptimality in
     Variational Autoencoders; Cremer et al. 2018)."""
-    batch = _part(batch, 0, FITTED)
+    batch = _part(batch, 0, min(FITTED, max(FEWEST, LARGE // math.prod(vae.footprint))))
     q = vae.infer(batch, _seed()).latents[0].q
     if not isinstance(q, distributions.Normal) or vae.latent_shape != vae.posterior.event_shape:
         return None
+    if vae.likelihood.writes and math.prod(vae.event_shape) * vae.likelihood.levels > WRITTEN:
+        return None  # it would take longer than the training
     free = [tf.Variable(field) for field in q]
 
     def bound(fields, seed):

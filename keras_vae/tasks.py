@@ -22,7 +22,7 @@ CLASSES = 32  # of a mask, at most
 
 class Task:
     """The contract: `batch(modality, x, label, seed, given)` gives x [B, *X] and what stands beside it in training; of pairs `given` is the
-    raw image beside each record.
+    raw image or recording beside each record.
 
     `inputs(modality)`: what a finished run is asked with, raw, by name; `condition(modality, **inputs)`: what the model is given of it.
     Where nothing is given, both are empty.
@@ -137,7 +137,7 @@ class Denoise(_Restoration):
 
     Of recordings the level counts in the root mean square of each: 1 is noise as loud as the record, 0.56 is 5 dB below. Of several levels
     one between the least and the greatest is drawn for each record: one model for all of them. With `--data.given` the condition is the
-    image that lies beside each record there, and noise is not made.
+    image or recording that lies beside each record there, and noise is not made.
     """
 
     paired = True
@@ -156,7 +156,7 @@ class Denoise(_Restoration):
                 "usage",
                 "what is denoised must be like what comes out",
                 "data.given",
-                f"records are {ours}, images beside them {theirs}",
+                f"records are {ours}, those beside them {theirs}",
                 fix,
             )
         return shape

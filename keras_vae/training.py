@@ -160,6 +160,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
     console.log(f"evaluating the best model (step {best_step:,}) on the test split")
     began = time.perf_counter()
     test, references, asked = assess(vae, dataset, config, console)
+    judged = evaluation.Evaluator(vae, dataset).judged()
     probes, sizes = features.probes(vae, dataset), features.sizes(vae, dataset, test["rate_per_unit"])
     fitted, threshold = None, None
     if isinstance(dataset.task, tasks.Anomaly):
@@ -171,7 +172,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         density.write(folder, fitted)
     seen = symptoms.measure(vae, dataset, fitted)
     further, latent, omitted = report.details(vae, dataset, test["rate_per_unit"], fitted)
-    pictures = {**report.pictures(vae, dataset), **further, **report.sounds(vae, dataset), "curves.png": report.curves(trainer.history)}
+    pictures = {**report.pictures(vae, dataset), **further, **report.files(vae, dataset), "curves.png": report.curves(trainer.history)}
     if sizes:
         pictures["sizes.png"] = features.picture(sizes)
     trainer.seconds["evaluate"] += time.perf_counter() - began
@@ -194,8 +195,10 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "command": shlex.join(["python", *sys.argv]),
         "card": card,
         "test": test,
+        "reconstruction_error_of": evaluation.Evaluator(vae, dataset).error_of,
         "references": references,
         **({"task": asked} if asked else {}),
+        **({"molecules": judged} if judged else {}),
         **({"features": probes} if probes else {}),
         **({"sizes": sizes} if sizes else {}),
         "symptoms": seen,
@@ -273,7 +276,8 @@ def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, d
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit == "on")
     with console.progress("evaluating", min(len(dataset.test), options.limit or sys.maxsize)) as advance:
         test = evaluator.full("test", options.samples, options.limit, advance)
-    return test, evaluator.references("test", options.limit), evaluator.answer("test", options.limit)
+    asked = evaluator.answer("test", options.limit) or features.of_class(vae, dataset)
+    return test, evaluator.references("test", options.limit), asked
 
 
 def anomalies(vae, dataset: data.Dataset, config: Config) -> dict:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_vae import components, devices, linear, metrics, pruning, stability
 from keras_vae.errors import Refusal
 from keras_vae.inference import Gate, Inference, Latent
-from keras_vae.noise import Seed, normal
+from keras_vae.noise import Seed, normal, uniform
 
 
 @keras.saving.register_keras_serializable("keras_vae")
@@ -62,6 +62,15 @@ class VAE(keras.Model):
             fits = [name for name in components.members("prior") if self.posterior.support in components.find("prior", name).supports]
             fix = f"--model.prior with one of {', '.join(fits)}"
             raise Refusal("usage", "the prior does not fit the posterior", components.path("prior"), why, fix)
+        if self.decoder.sequential and not self.likelihood.writes:
+            what, why = f"{_name(self.likelihood)} does not fit {_name(self.decoder)}", "it has outputs of its own at each place"
+            raise Refusal("usage", what, components.path("likelihood"), why, "--model.likelihood Tokens()")
+        if self.prior.infers and self.likelihood.writes:
+            what, why = (
+                f"{_name(self.prior)} does not fit {_name(self.likelihood)}",
+                "its inputs are numbers that move, and tokens are none",
+            )
+            raise Refusal("usage", what, components.path("prior"), why, "--model.prior with another, like Mixture()")
         if refused := self.prior.refuses(self.posterior):
             what = f"{_name(self.prior)} does not fit {_name(self.posterior)}"
             raise Refusal("usage", what, components.path("prior"), refused, "python train.py --list prior")
@@ -84,6 +93,11 @@ class VAE(keras.Model):
     def latent_shape(self) -> tuple:
         """*Z, what `encode` gives and `decode` takes for one datum."""
         return self.posterior.event_shape
+
+    @property
+    def footprint(self) -> tuple:
+        """The shape of data that would take as much memory as a record does on its way."""
+        return (max(math.prod(self.event_shape), getattr(self.decoder, "elements", 0)),)
 
     @property
     def spreads(self) -> bool:
@@ -135,7 +149,8 @@ class VAE(keras.Model):
             terms = self.objective(batch, inference, step)
             penalty = sum(self.losses, 0.0) / (devices.replicas() * self.accumulate)
             loss = tf.reduce_sum(terms["loss"]) / tf.cast(count, tf.float32) + penalty
-        gradients = tape.gradient(loss, self.trainable_weights, unconnected_gradients="zero")
+        slopes = zip(tape.gradient(loss, self.trainable_weights), self.trainable_weights, strict=True)
+        gradients = [tf.zeros_like(tf.convert_to_tensor(weight)) if slope is None else slope for slope, weight in slopes]
         statistics = self.statistics(batch, inference, seed, count)
         return gradients, loss, {name: tf.reduce_sum(values) for name, values in terms.items()}, statistics
 
@@ -223,6 +238,10 @@ class VAE(keras.Model):
         seed = Seed.of(self.seed).fold("call") if seed is None else seed
         return self.infer(as_batch(inputs), seed, training=bool(training))
 
+    def predict_step(self, data) -> Inference:
+        inference = self(data)
+        return inference._replace(likelihood=inference.likelihood.apart())
+
     def encode(self, x, condition=None) -> tf.Tensor:
         """The posterior mean, z [B, *Z]; as below, given the `condition` [B, C] where the model has one."""
         return self.posterior(self.encoder(x, condition)).mean()
@@ -242,6 +261,8 @@ class VAE(keras.Model):
         if not self.decoder.autoregressive:
             p = self.likelihood(features)
             return self.likelihood.middle(p) if seed is None or not self.likelihood.drawn else p.sample(seed.fold("x"))
+        if self.decoder.sequential:
+            return self.written(features, seed)
 
         def again(number, x, _):
             p = self.likelihood(self.decoder.refine(features, x))
@@ -254,6 +275,23 @@ class VAE(keras.Model):
         shapes = tf.TensorShape(()), tf.TensorShape((first.shape[0], *self.event_shape)), tf.TensorShape(())
         more = lambda number, _, changed: changed & (number < most)  # noqa: E731
         return tf.while_loop(more, again, start, shape_invariants=shapes, parallel_iterations=1)[1]
+
+    def written(self, told, seed: Seed | None = None) -> tf.Tensor:
+        """x [B, T, C], each place given those before it: the likeliest, or, with a `seed`, the draw that `generate` would find."""
+        first, length = tf.nest.flatten(told)[0], self.event_shape[0]
+        shape = tf.shape(first)[0], *self.event_shape
+        chances = tf.zeros(shape) if seed is None else uniform(seed.fold("x"), shape)
+
+        def write(place, before, state, found):
+            features, state = self.decoder.advance(told, state, before)
+            p = self.likelihood(features)
+            new = p.mode() if seed is None else p.by(tf.slice(chances, (0, place, 0), (-1, 1, -1)))
+            return place + 1, new, state, found.write(place, new)
+
+        found = tf.TensorArray(tf.float32, length, element_shape=(first.shape[0], 1, *self.event_shape[1:]))
+        start = tf.constant(0), tf.zeros_like(chances[:, :1]), self.decoder.begin(told), found
+        found = tf.while_loop(lambda place, *_: place < length, write, start, parallel_iterations=1)[-1]
+        return self.likelihood.finished(tf.concat(tf.unstack(found.stack()), axis=1))
 
     def reconstruct(self, x, condition=None) -> tf.Tensor:
         """decode(encode(x)), [B, *X]."""

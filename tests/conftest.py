@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 def python():
     """python(*arguments, cwd=...) runs the interpreter in a new process and gives the finished one."""
 
-    def run(*arguments, cwd=None, timeout=300):
+    def run(*arguments, cwd=None, timeout=600):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)

@@ -115,6 +115,7 @@ CASES |= {
         **{f"model.{kind}": text for kind, text in parts.items()},
     }
     for number, parts in enumerate(models(MEMBERS) + models(SET_UP))
+    if not parts.get("likelihood", "").startswith("Tokens")  # these records are images
 }
 FOLLOWING = {  # weights, slots, running means of the weights, batch statistics, a codebook
     **BATCHED,

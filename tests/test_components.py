@@ -152,6 +152,7 @@ def test_every_member_is_made_without_options_and_described_back(kind, name):
                 "l1",
                 "l2",
                 "dropout",
+                "forget",
                 "sparsity",
                 "beta",
                 "factor",

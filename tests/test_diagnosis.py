@@ -74,6 +74,16 @@ def test_a_latent_that_what_is_given_leaves_nothing_to_is_no_collapse(psnr, rate
 
 
 @pytest.mark.parametrize(
+    ("samples", "real", "names"),
+    [(0.54, 0.99, ["samples of other classes"]), (0.96, 0.99, ["healthy"]), (0.8, 0.85, ["healthy"]), (0.2, 0.6, ["healthy"])],
+)
+def test_samples_of_other_classes_are_a_problem_where_classes_can_be_told(samples, real, names):
+    found = diagnosis.diagnose(HEALTHY | {"task": {"of_class": samples, "of_class_real": real}}, HISTORY)
+    assert [finding.name for finding in found] == names and found[0].problem == (names != ["healthy"])
+    assert "54% of the samples" in found[0].text if found[0].problem else True
+
+
+@pytest.mark.parametrize(
     ("name", "changes", "history"),
     [
         ("posterior collapse", [("test", "active_units", 0)], HISTORY),
@@ -144,7 +154,7 @@ def test_every_option_that_a_fix_names_is_one():
 def test_every_rule_is_tested_and_problems_come_first():
     both = named([("test", "active_units", 5), ("symptoms", "worth", 1.0)])
     assert both == ["decoder ignores z", "idle units"]
-    assert len(diagnosis.RULES) == 11  # of which "unsteady" is tested in test_stability.py, "answers no better" above
+    assert len(diagnosis.RULES) == 12  # of which "unsteady" is tested in test_stability.py, those of tasks above
 
 
 def test_records_that_differ_by_chance_are_not_learned_by_heart():

@@ -121,7 +121,7 @@ CASES = {
     "Logistics1": [logistics(1, 1, number, rounding=0.5) for number in (0, 10)],
     "Logistics255": [logistics(255, 2, number, low=-7) for number in (0, 10)],
 }
-JOINT = {"ColourLogistics"}  # whose elements depend on one another: tests of its own, below
+JOINT = {"Sentence", "ColourLogistics"}  # whose elements depend on one another: tests of its own, below
 PROTOCOL = {"Distribution", "Reparameterized", "Known"}
 LATENT = {"FullNormal", "OneHot", "PointMass", "Quantized", "Transformed", "VonMisesFisher"}  # held in test_posteriors.py
 each_case = pytest.mark.parametrize("case", [cases[0] for cases in CASES.values()], ids=CASES)

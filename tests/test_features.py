@@ -1,5 +1,6 @@
 """What codes are good for: against models whose codes are known."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import tensorflow as tf
 from sklearn.decomposition import PCA
 
-from keras_vae import data, features
+from keras_vae import data, features, tasks
 from keras_vae.modalities.images import Images
 
 SHAPE, UNITS = (4, 4, 1), 6
@@ -61,6 +62,44 @@ def test_the_units_of_the_highest_rate_are_kept():
     vae, variance = principal(found)
     sizes = features.sizes(vae, found, variance[::-1])  # as if the last carried most
     assert sizes["error"][0] > 1.2 * sizes["pca_error"][0] and sizes["error"][-1] == pytest.approx(sizes["pca_error"][-1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("turned", "share"), [(0, 1.0), (250, 0.5), (500, 0.0)])
+def test_samples_of_other_classes_are_seen(turned, share):
+    """A model that gives records of the class it is asked for, but for so many of 500 asked, of the next one."""
+    found = dataclasses.replace(dataset(), task=tasks.Conditional(classes=3))
+    asked = []
+
+    def sample(n, seed, condition):
+        given = (np.asarray(condition).argmax(axis=1) + (np.arange(len(asked), len(asked) + n) < turned)) % 3
+        asked.extend(np.asarray(condition).argmax(axis=1))
+        return records_of(found, given)
+
+    told = features.of_class(model(None, condition_shape=(3,), sample=sample), found)
+    assert told["of_class_real"] > 0.95 and told["of_class"] == pytest.approx(share, abs=0.03)
+    assert len(asked) == features.SAMPLES and np.ptp(np.bincount(asked)) <= 1
+
+
+def test_a_rare_class_counts_as_much_as_another():
+    """A model that always makes the usual class is right about one class of two, however usual that is."""
+    found, rare = dataclasses.replace(dataset(), task=tasks.Conditional(classes=3)), {}
+    for split, label in found.labels.items():
+        rare[split] = np.flatnonzero((label == 0) | ((label == 1) & (np.arange(len(label)) % 10 == 0)))
+    kept = {split: getattr(found, split)[rows] for split, rows in rare.items()}
+    found = dataclasses.replace(found, **kept, labels={split: found.labels[split][rows] for split, rows in rare.items()})
+    told = features.of_class(model(None, condition_shape=(3,), sample=lambda n, **_: records_of(found, np.zeros(n, int))), found)
+    assert told["of_class"] == pytest.approx(0.5, abs=0.02) and told["of_class_real"] > 0.9
+
+
+def records_of(found: data.Dataset, classes) -> np.ndarray:
+    x, label = found.encoded("train").numpy(), found.labels["train"]
+    return np.stack([x[label == k][number % (label == k).sum()] for number, k in enumerate(classes)])
+
+
+def test_no_class_is_told_where_none_was_asked_for():
+    found = dataset()
+    assert features.of_class(model(None), found) == {}
+    assert features.of_class(model(None), dataclasses.replace(dataset(labels=False), task=tasks.Conditional(classes=3))) == {}
 
 
 def test_nothing_is_said_where_there_is_nothing_to_say():

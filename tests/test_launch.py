@@ -279,6 +279,19 @@ def test_what_would_happen_again_is_not_tried_again(group, codes, expected):
     assert ("the same command continues" in error) == (expected in (75, 130))
 
 
+def test_the_first_to_leave_does_not_speak_for_one_that_fails_later(group):
+    """One that has lost the other can be seen to end first, on a slow machine by seconds."""
+    code, _, error = group.run("time.sleep(1.5) if me else sys.exit(75)\nsys.exit(3)")
+    assert code == 3 and group.starts() == {0: 1, 1: 1} and "worker 1 ended with exit code 3; not started again" in error
+
+
+@pytest.mark.parametrize("number, code", [("SIGTERM", 75), ("SIGINT", 130)])
+def test_who_does_not_notice_that_another_was_stopped_is_told(group, number, code):
+    work = f"signal.signal(signal.{number}, lambda *_: write('told'))\nwrite(f'ready{{me}}')\nwait('ready1')\n"
+    found, _, error = group.run(work + f"wait('told') if me else None\nsys.exit({code})", grace=0.5)
+    assert found == code and group.starts() == {0: 1, 1: 1} and "did not end" not in error
+
+
 def test_who_does_not_notice_that_the_others_are_gone_is_killed(group):
     """A worker that hangs when its peer is lost, whatever it is sent."""
     ignore = "for number in (1, 2, 15): signal.signal(number, signal.SIG_IGN)"

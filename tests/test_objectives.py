@@ -10,13 +10,13 @@ from helpers import TINY, arrays, build, difference, equal, put
 from scipy import stats
 from scipy.special import logsumexp
 
-from keras_vae import VAE, components
+from keras_vae import VAE, components, objectives
 from keras_vae.config import Optimizer
 from keras_vae.distributions import Bernoulli, Normal, divergence
 from keras_vae.errors import Refusal
 from keras_vae.inference import Gate, Inference, Latent
 from keras_vae.noise import Seed, normal
-from keras_vae.objectives import structural_similarity
+from keras_vae.objectives import spectral_distance, structural_similarity
 from keras_vae.stability import _with_slots
 
 X = (np.random.default_rng(0).random((6, 3, 2)) < 0.5).astype("float32")
@@ -194,6 +194,75 @@ def test_structural_similarity_agrees_with_tensorflow_where_that_has_all_scales(
     assert np.allclose(structural_similarity(x, y), tf.image.ssim_multiscale(x, y, 1.0), atol=2e-3)
 
 
+# ---- waveforms
+
+
+def sine(hertz: float, phase: float = 0.0, size: float = 0.5, rate: int = 4000, length: int = 1024) -> np.ndarray:
+    return (size * np.sin(2.0 * np.pi * hertz * np.arange(length) / rate + phase)).astype("float32")[None, :, None]
+
+
+def apart(x, y, windows=(64, 256)) -> float:
+    return float(spectral_distance(tf.constant(x), tf.constant(y), windows)[0])
+
+
+def test_the_spectral_distance_hears_no_phase():
+    x = sine(500.0)
+    assert apart(x, x) == pytest.approx(0.0, abs=1e-3) and apart(x, -x) == pytest.approx(0.0, abs=1e-3)
+    assert apart(x, sine(500.0, phase=1.0)) < 0.2 * apart(x, sine(900.0)), "squared errors would be half as great"
+
+
+def test_the_spectral_distance_is_that_of_the_formula():
+    from scipy.signal import ShortTimeFFT, get_window
+
+    random, size = np.random.default_rng(0), 64
+    x, y = (0.1 * random.normal(size=(1, 640, 1)).astype("float32") for _ in range(2))
+    window = get_window("hann", size)
+    transform = ShortTimeFFT(window, size // 4, fs=1.0, scale_to=None)
+    first = -transform.p_min  # scipy's frames are numbered by their middle
+    sizes = [np.abs(transform.stft(wave[0, :, 0])) * 2.0 / window.sum() for wave in (x, y)]
+    found = [tf.squeeze(objectives._magnitudes(tf.constant(wave), size)).numpy().T for wave in (x, y)]
+    for mine, theirs in zip(found, sizes, strict=True):
+        assert mine.shape == (33, 41) and np.allclose(mine, theirs[:, first : first + 41], atol=1e-4)
+    share = np.linalg.norm(found[0] - found[1]) / max(map(np.linalg.norm, found))
+    assert apart(x, y, (size,)) == pytest.approx(share + np.abs(np.log(found[0]) - np.log(found[1])).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 500, 1023])
+def test_a_click_counts_wherever_it_is(place):
+    click = np.zeros((1, 1024, 1), "float32")
+    click[0, place] = 0.9
+    middle = np.roll(click, 512 - place, axis=1)
+    assert apart(0.0 * click, click) == pytest.approx(apart(0.0 * click, middle), rel=0.2)
+
+
+def test_silence_is_no_exception():
+    x, silent = sine(500.0), np.zeros((1, 1024, 1), "float32")
+    for a, b in ((x, silent), (silent, x), (silent, silent)):
+        y = tf.constant(b)
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            distance = spectral_distance(tf.constant(a), y, (64, 256))
+        slope = tape.gradient(distance, y).numpy()
+        assert 0.0 <= float(distance[0]) < 10.0 and np.isfinite(slope).all()
+        assert b is silent or np.abs(slope).max() > 0.0
+
+
+def test_the_faintest_sound_is_told_to_be_louder():
+    """Silence itself is a point where nothing changes, as of every distance that hears no phase; beside it there is a slope."""
+    x, y = sine(500.0), tf.constant(1e-6 * sine(500.0))
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        distance = spectral_distance(tf.constant(x), y, (64, 256))
+    assert float(tf.reduce_sum(tape.gradient(distance, y) * y)) < 0.0
+
+
+def test_a_model_whose_phases_differ_is_told_to_be_as_loud():
+    """The mean over phases that are not known is silence; beside it a sine is better, whatever its phase."""
+    x = np.concatenate([sine(500.0, phase) for phase in np.linspace(0.0, 6.0, 7)])
+    distances = [spectral_distance(tf.constant(x), tf.constant(np.tile(y, (7, 1, 1))), (64, 256)) for y in (sine(500.0), 0.0 * sine(500.0))]
+    assert float(tf.reduce_max(distances[0])) < float(tf.reduce_min(distances[1]))
+
+
 # ---- importance weighting: whole models with noise of their own
 
 
@@ -310,12 +379,15 @@ def test_a_student_is_drawn_to_its_teachers_posterior(posterior):
     assert abs(estimate(0.0)) < 0.05 < 0.2 < estimate(1.0) < estimate(2.0)
 
 
-def test_structural_similarity_does_not_see_what_a_mask_hides():
-    vae = build((6, 6, 1), objective="Structural(similarity=10.0)")
-    x, mask = np.random.default_rng(0).random((4, 6, 6, 1)).astype("float32"), np.ones((4, 6, 6, 1), "float32")
+@pytest.mark.parametrize(
+    ("objective", "shape"), [("Structural(similarity=10.0)", (6, 6, 1)), ("SpectralDistance(spectra=10.0, windows=(8,))", (16, 24))]
+)
+def test_what_a_mask_hides_is_not_compared(objective, shape):
+    vae = build(shape, objective=objective)
+    x, mask = np.random.default_rng(0).random((4, *shape)).astype("float32"), np.ones((4, *shape), "float32")
     mask[:, :, 3:] = 0.0
     with tf.GradientTape() as tape:
-        logits = tf.zeros((4, 6, 6, 1))
+        logits = tf.zeros((4, *shape))
         tape.watch(logits)
         record = vae.infer({"x": tf.constant(x * mask)}, Seed.of(0))._replace(likelihood=Bernoulli(logits))
         loss = vae.objective({"x": tf.constant(x * mask), "mask": tf.constant(mask)}, record, tf.constant(0))["loss"]
@@ -386,6 +458,8 @@ def test_a_lagging_decoder_stays_as_it_is_with_its_slots(algorithm, jit):
     ("parts", "word"),
     [
         ({"objective": "Structural()", "shape": (6,)}, "images"),
+        ({"objective": "SpectralDistance()", "shape": (6, 6, 1)}, "--data.view waveform"),
+        ({"objective": "SpectralDistance()", "shape": (512, 1)}, "1024 is longer than the 512 samples"),
         *(
             ({"objective": f"IWAE(gradient={gradient!r})", "posterior": posterior, "prior": "Uniform()"}, f"'{gradient}'.* codes .*'plain'")
             for gradient in ("dreg", "landing")

@@ -76,8 +76,8 @@ def test_what_changes_a_record_changes_what_lies_beside_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "kind", "said"),
     [
-        (lambda x, given: (x, given[:-1]), "data", "60 all records and 59 images"),
-        (lambda x, given: (x, given[:, ::2, ::2]), "data", "8 x 8 pixels, the images 4 x 4"),
+        (lambda x, given: (x, given[:-1]), "data", "60 all records and 59 beside them"),
+        (lambda x, given: (x, given[:, ::2, ::2]), "data", "8 x 8 pixels, the others 4 x 4"),
         (lambda x, given: (x.reshape(60, -1)[:, :9].astype("float32"), given), "usage", "one of the two sources is a table"),
     ],
 )
@@ -162,7 +162,7 @@ def test_folders_are_paired_by_name(tmp_path):
         (images()[..., :1], "segment", "no masks"),
         (images()[..., :1], "denoise", "must be like what comes out"),
         (masks().repeat(3, axis=3), "segment", "2 values, 3 at each pixel"),
-        ((masks(60, 17)).repeat(3, axis=3), "denoise", "8 x 8 x 3 of 17 levels, images beside them 8 x 8 x 3 of 256 levels"),
+        ((masks(60, 17)).repeat(3, axis=3), "denoise", "8 x 8 x 3 of 17 levels, those beside them 8 x 8 x 3 of 256 levels"),
     ],
 )
 def test_what_a_task_would_not_look_at_is_refused(tmp_path, x, task, said):
@@ -250,7 +250,7 @@ def test_a_run_that_segments(segmenter, tmp_path):
     with Image.open(tmp_path / "answers.png") as picture:
         assert len(picture.getcolors(10**6)) > 50, "what was given is shown in colour"
     verbs.answer(str(segmenter.folder), count=5, output=tmp_path)
-    with pytest.raises(Refusal, match="the image beside it"):
+    with pytest.raises(Refusal, match="what lies beside it"):
         verbs.reconstruct(str(segmenter.folder), input=tmp_path / "answers.npy")
     for verb in (verbs.reconstruct, verbs.encode, verbs.score, verbs.export):
         verb(str(segmenter.folder))

@@ -21,15 +21,20 @@ FREE = f"{ANNEALED}, free_bits=0.2, free='latent', balance=True"
 NETWORK = "activation='relu', initializer='glorot_uniform', l1=1e-4, l2=1e-3, spectral=1e-3, dropout=0.3, linear=True"
 NETWORK += ", sparsity=0.6, prune_from=1, prune_steps=3, conditioning='concatenation', recompute=True"
 GRID = "widths=(6,), depth=2, features=6, excite=2, attention=1, heads=2"
+TOKENS = f"levels=5, embedding=4, units=6, widths=(8, 8), connections='residual', normalization='layer', {NETWORK}"
+TOKENS = TOKENS.replace("linear=True, ", "")
 OPTIONS = {
     "encoder": {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='layer', {NETWORK})"],
         "Conv": [f"Conv({GRID}, kernel=5, connections='dense', normalization='group', {NETWORK})"],
+        "Recurrent": [f"Recurrent({TOKENS})"],
     },
     "decoder": {
         "Dense": [f"Dense(widths=(8, 8), connections='residual', normalization='batch', {NETWORK})"],
         "Conv": [f"Conv({GRID}, kernel=3, connections='residual', normalization='layer', {NETWORK})"],
         "PixelCNN": [f"PixelCNN({GRID}, kernel=3, connections='dense', normalization='group', {NETWORK}, layers=1, channels=5, reach=2)"],
+        "Recurrent": [f"Recurrent({TOKENS}, forget=0.5)"],
+        "Transformer": [f"Transformer({TOKENS}, forget=0.5, depth=1, heads=3)"],
     },
     "posterior": {
         "Normal": ["Normal(size=5, limit=2.0)"],
@@ -61,6 +66,7 @@ OPTIONS = {
         ],
         "BetaBinomial": ["BetaBinomial(levels=5)"],
         "Categorical": ["Categorical(levels=5, ordered=False)"],
+        "Tokens": ["Tokens(levels=5)"],
         "Logistics": ["Logistics(levels=5, components=2)", "Logistics(components=1, channels='conditional')"],
         "ContinuousBernoulli": ["ContinuousBernoulli()"],
         "Laplace": ["Laplace(sigma='predicted', floor=0.01)", "Laplace(momentum=0.5)"],
@@ -77,11 +83,14 @@ OPTIONS = {
         "Lagging": [f"Lagging({FREE}, inner=2, aggressive=5)"],
         "Distillation": [f"Distillation({FREE}, output=0.3, latent=0.3, cross=0.2)"],
         "Structural": [f"Structural({FREE}, similarity=0.5, width=1.0)"],
+        "SpectralDistance": [f"SpectralDistance({FREE}, spectra=0.5, windows=(8, 16))"],
     },
 }
 MEMBERS = [(kind, name) for kind in PARTS for name in components.members(kind)]
 OF_OTHERS = {"kinds", "factorized"}  # for rows and for clips alone, no shapes of the models below: held in test_tables.py, test_video.py
 SET_UP = [(kind, text) for kind in PARTS for texts in OPTIONS[kind].values() for text in texts]
+NOT_OF = {name: {"linear"} for name in ("Recurrent", "Transformer")}  # what a member refuses
+OF_TEXT, OF_SOUND = ("Recurrent", "Tokens", "Transformer"), ("SpectralDistance",)  # which go together, on data of another shape
 SHAPE = (5, 7, 3)
 
 
@@ -89,7 +98,19 @@ DEFAULTS = {"posterior": "Normal()", "prior": "Standard()", "likelihood": "Berno
 
 
 def models(parts: list[tuple[str, str]]) -> list[dict]:
-    """A few models that hold every part at least once, each of parts that make sense together."""
+    """A few models that hold every part at least once, each of parts that make sense together; the last are of text and of sound."""
+    apart = OF_SOUND, ("Recurrent", "Tokens"), ("Transformer", "Tokens")
+    others = [{kind: text for kind, text in parts if text.partition("(")[0] in names} for names in apart]
+    return [*_models([part for part in parts if part[1].partition("(")[0] not in OF_TEXT + OF_SOUND]), *others]
+
+
+def shape_of(parts: dict, shape: tuple = SHAPE) -> tuple:
+    """Of data that a model is for, which else is `shape`."""
+    names = {text.partition("(")[0] for text in parts.values()}
+    return (9, 1) if names & set(OF_TEXT) else (1024, 1) if names & set(OF_SOUND) else shape
+
+
+def _models(parts: list[tuple[str, str]]) -> list[dict]:
     left = {room: [text for kind, text in parts if kind == room] for room in PARTS}
     choices = [dict.fromkeys([*left[kind], default]) for kind, default in DEFAULTS.items()]
     fitting, found = [row for row in itertools.product(*choices) if fits(*row)], []
@@ -133,7 +154,9 @@ def test_no_room_member_or_option_is_missing():
             calls = [components.parse(text) for text in OPTIONS[kind][name]]
             assert {called for called, _ in calls} == {name}
             changed = {option for _, options in calls for option, value in options.items() if value != defaults[option]}
-            assert changed == set(defaults) - OF_OTHERS, f"{kind} {name}: set each of its options to something else than its default"
+            assert changed == set(defaults) - OF_OTHERS - NOT_OF.get(name, set()), (
+                f"{kind} {name}: set each of its options to something else than its default"
+            )
 
 
 @pytest.mark.parametrize("parts", [MEMBERS, SET_UP], ids=["members", "set-up"])
@@ -156,7 +179,7 @@ def test_member_is_made_without_options_and_says_what_it_is(kind, name):
 @pytest.mark.parametrize("shape", [SHAPE, (8, 8, 1)], ids=name_of)
 @pytest.mark.parametrize("parts", models(MEMBERS) + models(SET_UP), ids=name_of)
 def test_every_member_trains_a_step_with_finite_gradients(parts, shape):
-    x, vae = binary(6, shape), build(shape, **parts)
+    x, vae = binary(6, shape_of(parts, shape)), build(shape_of(parts, shape), **parts)
     slopes, loss = gradients(vae, x)
     assert np.isfinite(loss) and finite(slopes)
     before = arrays(vae.trainable_weights)
@@ -168,7 +191,7 @@ def test_every_member_trains_a_step_with_finite_gradients(parts, shape):
 
 @each_model
 def test_densities_stay_float32_when_networks_compute_in_bfloat16(parts):
-    x, vae = binary(6, SHAPE), build(SHAPE, dtype="mixed_bfloat16", **parts)
+    x, vae = binary(6, shape_of(parts)), build(shape_of(parts), dtype="mixed_bfloat16", **parts)
     inference = vae(x, training=True)
     assert isinstance(inference, Inference)
     leaves = tf.nest.flatten(inference)
@@ -189,7 +212,7 @@ def test_member_survives_as_text(kind, text):
 
 @each_model
 def test_every_member_survives_a_file(parts, tmp_path):
-    x, vae = binary(6, SHAPE), build(SHAPE, clip_norm=3.0, seed=5, **parts)
+    x, vae = binary(6, shape_of(parts)), build(shape_of(parts), clip_norm=3.0, seed=5, **parts)
     for _ in range(2):
         vae.train_step(batch_for(vae, x))
     vae.save(tmp_path / "vae.keras")

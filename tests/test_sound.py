@@ -1,16 +1,19 @@
 """Recordings: what becomes of files and samples, what is heard again, and whole runs on made tones."""
 
+import dataclasses
 import io
 import itertools
 import json
 import math
+import re
 import wave
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from keras_vae import audio, config, data, evaluation, metrics, report
+from keras_vae import audio, config, data, evaluation, metrics, records, report
 from keras_vae.errors import Refusal, Unreadable
 from keras_vae.modalities import sound
 from keras_vae.modalities.sound import Sound
@@ -391,6 +394,175 @@ SMALL = ("--model.encoder", "Conv(widths=(8, 16), features=32)", "--model.decode
 FEW = ("--training.steps", "30", "--evaluation.samples", "2", "--devices.jit", "off")
 
 
+# ---- arrays of waveforms, and pairs
+
+
+def save(place, **named) -> str:
+    np.savez(place / "waves.npz", **named)
+    return f"npz:{place / 'waves.npz'}"
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int16", "channel"])
+def test_an_array_with_a_rate_is_of_recordings(kind, tmp_path):
+    raw = sines(*np.linspace(100.0, 900.0, 30))
+    raw = np.round(raw * 2**15).astype("int16") if kind == "int16" else raw[..., None] if kind == "channel" else raw.astype(kind)
+    found = read(source=save(tmp_path, x=raw, y=np.arange(30) % 3), rate=RATE)
+    assert isinstance(found.modality, Sound) and (found.modality.rate, found.modality.length) == (RATE, LENGTH)
+    assert len(found.train) + len(found.validation) + len(found.test) == 30 and found.decided == {"rate": RATE, "seconds": LENGTH / RATE}
+    waves = np.concatenate([found.train, found.validation, found.test])
+    order = np.argsort(np.abs(np.fft.rfft(waves)).argmax(axis=1), kind="stable")
+    assert waves.dtype == np.float32 and np.allclose(waves[order], sines(*np.linspace(100.0, 900.0, 30)), atol=1e-4)
+    labels = np.concatenate([found.labels[split] for split in ("train", "validation", "test")])
+    assert np.array_equal(labels[order], np.arange(30) % 3)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_long_waveforms_of_an_array_become_several_records_of_one_split(on_disk, tmp_path):
+    raw = sines(*np.linspace(100.0, 900.0, 30), seconds=3.3 * LENGTH / RATE)
+    if on_disk:
+        np.save(tmp_path / "x.npy", raw)
+    source = f"npy:{tmp_path / 'x.npy'}" if on_disk else save(tmp_path, x=raw)
+    found = read(source=source, rate=RATE, seconds=LENGTH / RATE)
+    splits = [np.asarray(found.train[:]), found.validation[:], found.test[:]]
+    assert sum(map(len, splits)) == 90 and all(len(split) % 3 == 0 for split in splits)
+    expected = {bytes(piece) for row in raw for piece in row[: 3 * LENGTH].reshape(3, LENGTH)}
+    assert {bytes(piece) for split in splits for piece in split} == expected
+    of = [{next(row for row, wave in enumerate(raw) if bytes(piece) in bytes(wave)) for piece in split} for split in splits]
+    assert not of[0] & of[1] and not of[0] & of[2] and not of[1] & of[2]
+    assert any("of each 3, which share a split; the last 0.077 seconds are left out" in text for _, text in found.notes)
+
+
+def test_short_waveforms_of_an_array_end_in_silence(tmp_path):
+    raw = sines(*np.linspace(100.0, 900.0, 30), seconds=0.9 * LENGTH / RATE)
+    found = read(source=save(tmp_path, x=raw), rate=RATE)
+    assert found.modality.length == LENGTH and not np.asarray(found.train[:])[:, raw.shape[1] :].any()
+    np.save(tmp_path / "asked.npy", np.tile(raw, (1, 2)))
+    asked = data.read(tmp_path / "asked.npy", found.modality, config.Data())
+    assert asked.shape == (60, LENGTH) and np.array_equal(asked[0], np.tile(raw, (1, 2))[0, :LENGTH]) and not asked[1, -300:].any()
+
+
+@pytest.mark.parametrize(
+    ("raw", "options", "said"),
+    [
+        (4.0 * sines(300.0, 400.0, 500.0), {}, "(?s)not within -1 and 1.*its value at"),
+        (np.zeros((4, 8, 8), "float32"), {}, "one channel"),
+        (np.zeros((4, 2048), "uint8"), {}, "one channel|uint8"),
+        (np.full((4, 2048), np.nan, "float32"), {}, "not within -1 and 1"),
+    ],
+)
+def test_what_is_no_waveform_is_refused(raw, options, said, tmp_path):
+    refusal = refused(lambda: read(source=save(tmp_path, x=raw), rate=RATE, **options))
+    assert refusal.kind == ("usage" if "one channel" in said else "data") and re.search(said, str(refusal)), str(refusal)
+
+
+def test_a_sample_beyond_full_scale_is_a_bad_record(tmp_path):
+    raw = sines(*np.linspace(100.0, 900.0, 30))
+    raw[7, 5], raw[11, 3] = 1.0001, np.nan
+    source = save(tmp_path, x=raw, y=np.arange(30))
+    refusal = refused(lambda: read(source=source, rate=RATE))
+    assert "record 7 is not within -1 and 1" in str(refusal) and "its value at [5] is 1.0001" in str(refusal)
+    found = read(source=source, rate=RATE, on_bad_record="skip")
+    labels = np.concatenate([found.labels[split] for split in ("train", "validation", "test")])
+    assert sorted(labels) == [number for number in range(30) if number not in (7, 11)] and len(found.bad) == 2
+
+
+@pytest.mark.parametrize("kind", [">i2", "<i2"])
+def test_whole_samples_may_be_of_either_byte_order(kind, tmp_path):
+    raw = sines(*np.linspace(100.0, 900.0, 30))
+    np.save(tmp_path / "x.npy", np.round(raw * 2**15).astype(kind))
+    found = read(source=f"npy:{tmp_path / 'x.npy'}", rate=RATE)
+    assert np.abs(np.asarray(found.train[:])).max() == pytest.approx(0.5, abs=0.01)
+    assert np.array_equal(data.read(tmp_path / "x.npy", found.modality, config.Data()), np.round(raw * 2**15) / 2**15)
+
+
+def test_pieces_share_a_split_also_where_there_are_too_many_to_compare(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "SURVEYED", 2**10)
+    raw = sines(*np.linspace(100.0, 900.0, 60), seconds=4 * LENGTH / RATE)
+    np.save(tmp_path / "x.npy", raw)
+    found = read(source=f"npy:{tmp_path / 'x.npy'}", rate=RATE, seconds=LENGTH / RATE)
+    of = [{next(row for row, wave in enumerate(raw) if bytes(piece) in bytes(wave)) for piece in found_[:]}
+          for found_ in (found.train, found.validation, found.test)]  # fmt: skip
+    assert not of[0] & of[1] and not of[0] & of[2] and not of[1] & of[2] and len(set.union(*of)) == 60
+
+
+def test_noisy_versions_of_a_recording_share_its_split(tmp_path):
+    """Also where there are few recordings of many versions."""
+    clean = np.repeat(sines(*np.linspace(100.0, 900.0, 8)), 10, axis=0)
+    for name, waves in (("x", clean), ("given", clean + 0.01 * np.random.default_rng(0).normal(size=clean.shape).astype("float32"))):
+        np.save(tmp_path / f"{name}.npy", waves)
+    found = read(source=f"npy:{tmp_path / 'x.npy'}", given=f"npy:{tmp_path / 'given.npy'}", rate=RATE).for_task("denoise")
+    of = [{bytes(x) for x in found.batch(split)["x"].numpy()} for split in ("train", "validation", "test")]
+    assert not of[0] & of[1] and not of[0] & of[2] and not of[1] & of[2]
+
+
+def test_files_beside_each_other_are_of_one_length(tmp_path):
+    for kind, samples in (("clean", 2 * LENGTH), ("noisy", 2 * LENGTH - 1)):
+        (tmp_path / kind).mkdir()
+        for number in range(6):
+            soundfile.write(tmp_path / kind / f"{number}.wav", sines(200.0 + 50 * number, seconds=samples / RATE)[0], RATE)
+    options = {"source": f"folder:{tmp_path / 'clean'}", "given": f"folder:{tmp_path / 'noisy'}", "seconds": LENGTH / RATE}
+    assert "the two files are not of one length" in str(refused(lambda: read(**options)))
+
+
+def test_an_array_of_recordings_without_a_rate_is_told_of_it(tmp_path):
+    assert "--data.rate HZ" in str(refused(lambda: read(source=save(tmp_path, x=sines(*range(300, 330))), seconds=0.1)))
+
+
+def pairs_of(place, count: int = 30, seconds: float = LENGTH / RATE, rates=(RATE, RATE)) -> tuple[dict, np.ndarray]:
+    """Folders of recordings and of noisy ones, by the same names."""
+    frequencies, random = np.linspace(200.0, 3000.0, count), np.random.default_rng(0)
+    for kind, rate in zip(("clean", "noisy"), rates, strict=True):
+        (place / kind).mkdir()
+        for number, wave_ in enumerate(sines(*frequencies, rate=rate, seconds=seconds)):
+            noisy = wave_ + (kind == "noisy") * 0.05 * random.normal(size=wave_.shape)
+            soundfile.write(place / kind / f"{number:03}.{'wav' if kind == 'clean' else 'flac'}", noisy, rate)
+    return {"source": f"folder:{place / 'clean'}", "given": f"folder:{place / 'noisy'}"}, frequencies
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rates"), [(LENGTH / RATE, (RATE, RATE)), (3.3 * LENGTH / RATE, (RATE, RATE)), (LENGTH / RATE, (RATE, 16000))]
+)
+def test_recordings_lie_beside_those_of_their_name(seconds, rates, tmp_path):
+    options, _ = pairs_of(tmp_path, seconds=seconds, rates=rates)
+    found = read(**options, seconds=LENGTH / RATE).for_task("denoise")
+    assert found.modality.waves and found.modality.beside.waves and found.modality.raw_shape == (LENGTH,)
+    total = 0
+    for split in ("train", "validation", "test"):
+        batch = found.batch(split)
+        x, noisy = np.asarray(batch["x"]), np.asarray(batch["condition"])
+        assert x.shape == noisy.shape == (len(getattr(found, split)), LENGTH, 1)
+        assert (10.0 * np.log10(np.square(x).mean((1, 2)) / np.square(x - noisy).mean((1, 2))) > 15.0).all()
+        assert np.abs(x - noisy).max() > 0.05, "the condition is the noisy one"
+        total += len(x)
+    assert total == 30 * max(1, int(seconds * RATE) // LENGTH)
+    again = Sound.of(json.loads(json.dumps(dataclasses.asdict(found.modality))))
+    assert again == found.modality
+
+
+def test_recordings_beside_pictures_are_refused(folder, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number in range(10):
+        Image.fromarray(np.full((8, 8), number, "uint8")).save(tmp_path / "pictures" / f"{number}.png")
+    refusal = refused(lambda: read(source=f"folder:{tmp_path / 'pictures'}", given=f"folder:{folder / 'low'}"))
+    assert refusal.kind == "usage" and "one kind" in str(refusal)
+    refusal = refused(lambda: read(**pairs_of(tmp_path)[0]).for_task("inpaint"))
+    assert refusal.kind == "usage" and "denoise and segment" in str(refusal)
+
+
+@pytest.mark.slow
+def test_a_run_on_pairs_of_recordings_answers_recordings(python, train_py, tmp_path):
+    options, _ = pairs_of(tmp_path, 60)
+    words = [word for name, value in options.items() for word in (f"--data.{name}", value)]
+    small = [word for kind in ("encoder", "decoder") for word in (f"--model.{kind}", "Conv(widths=(4, 4, 4, 4), features=8)")]
+    limits = ["--training.steps", "40", "--evaluation.samples", "2", "--data.batch-size", "8"]
+    done = python(train_py, *words, "--task", "denoise", *small, *limits, "--name", "pairs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = python("-m", "keras_vae", "answer", "pairs", "--input", tmp_path / "noisy", "--count", "5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "saved_models" / "pairs" / "report.json").read_text())
+    assert report["task"]["given_si_sdr"] > 15.0 and report["serving"]["largest_difference"] < 1e-4
+
+
 @pytest.fixture(scope="module")
 def runs(python, train_py, tmp_path_factory):
     """A run on tones that makes new ones, and one that takes noise away."""
@@ -468,7 +640,7 @@ def test_what_a_network_answers_is_told_as_it_is(tmp_path):
     dataset = read(source="tones").for_task("denoise")
 
     class Echo:
-        condition_shape, event_shape = dataset.modality.shape, dataset.modality.shape
+        condition_shape = event_shape = footprint = dataset.modality.shape
 
         def sample(self, rows, seed, temperature, condition):
             return condition

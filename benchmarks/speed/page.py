@@ -20,7 +20,7 @@ def race(name: str, work: dict) -> list[str]:
         f"**{name}**: {work['kind']} {tuple(work['widths'])}, latent {work['latent']}, {' x '.join(map(str, work['shape']))}, "
         f"batch {work['batch']}, {len(next(iter(work['ratios'].values())))} pairs of turns of {steps} steps",
         "",
-        "| contestant | ms a step | images/s | ours is faster by | middle half | loss of turns 1, 2, 4, 8 |",
+        "| contestant | ms a step | records/s | ours is faster by | middle half | loss of turns 1, 2, 4, 8 |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for contestant, seconds in work["seconds"].items():

@@ -65,7 +65,7 @@ def main() -> None:
     for batch in options.batches:
         work = dataclasses.replace(WORKLOADS["W1"], batch=batch, records=REPEATS * batch)
         records = pictures(work, work.records)
-        racer = Contestant(work, "default", records, initial(work, records[:5000].mean(axis=0) / 255.0))
+        racer = Contestant(work, "default", records, initial(work, records))
         run, count = products(work)
         for _ in range(3):
             racer.train(work.records)

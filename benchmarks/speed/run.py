@@ -1,6 +1,6 @@
 """Who trains a VAE fastest on this machine? Workloads x contestants, in turns, each contestant in an environment of its own.
 
-    python benchmarks/speed/run.py [--workloads W1 W2 W3 W4] [--contestants ours keras_fit:plain ...] [--pairs 7] [--json FILE]
+    python benchmarks/speed/run.py [--workloads W1 W2 W3 W4 W5] [--contestants ours keras_fit:plain ...] [--pairs 7] [--json FILE]
 
 Every peer's turn stands between two of ours, so that a pair saw the same machine; a ratio is the median over pairs. All begin with the
 same weights and see the same records in batches of one size; their losses have to agree. Environments are made once, in --environments.
@@ -20,7 +20,7 @@ import venv
 from pathlib import Path
 
 import numpy as np
-from workloads import WORKLOADS, Workload, initial, pictures
+from workloads import WORKLOADS, Workload, initial, pictures, sentences
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -38,9 +38,16 @@ CONTESTANTS = {
     "keras_fit:tuned": "keras",
     "torch_loop:eager": "torch",
     "torch_loop:compile": "torch",
+    "torch_text:eager": "torch",
     "jax_loop:jit": "jax",
     "jax_loop:scan": "jax",
     "pythae_trainer:default": "pythae",
+}
+# who takes no part in a kind of workload; what is written for images and for text are two programs
+ABSENT = {
+    "dense": ("torch_text",),
+    "hierarchy": ("pythae", "keras_fit", "jax", "torch_text"),
+    "text": ("pythae", "keras_fit", "jax", "torch_loop"),
 }
 OURS = "ours:default"
 REST = 0.3  # seconds between turns, for threads that spin after their work
@@ -127,7 +134,7 @@ def duel(work: Workload, names: list[str], pairs: int, task: Path, environments:
 def show(work: Workload, result: dict) -> None:
     steps = work.records // work.batch
     print(f"\n{work.name}: {work.kind} {work.widths}, latent {work.latent}, batch {work.batch}, {steps} steps a turn")
-    print("| contestant | ms/step | images/s | ours is faster by | middle half | first turn, s | loss of turns 1, 2, 4, 8 |")
+    print("| contestant | ms/step | records/s | ours is faster by | middle half | first turn, s | loss of turns 1, 2, 4, 8 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, seconds in result["seconds"].items():
         middle = statistics.median(seconds[1:])
@@ -143,8 +150,10 @@ def show(work: Workload, result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W3", "W4"], choices=list(WORKLOADS))
-    parser.add_argument("--contestants", nargs="+", default=None, choices=list(CONTESTANTS), help="all; pythae for W1, PyTorch for W4")
+    parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W3", "W4", "W5"], choices=list(WORKLOADS))
+    parser.add_argument(
+        "--contestants", nargs="+", default=None, choices=list(CONTESTANTS), help="all; pythae for W1, PyTorch for W4 and W5"
+    )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--records", type=int, help="of a turn, instead of the workload's own number")
     parser.add_argument("--mnist", help="an .npz with uint8 records under `train`; without it generated pictures are used")
@@ -156,14 +165,14 @@ def main() -> None:
         work = WORKLOADS[name]
         work = dataclasses.replace(work, records=options.records or work.records)
         peers = options.contestants or [peer for peer in CONTESTANTS if peer != "ours:soonest"]
-        absent = {"dense": (), "hierarchy": ("pythae", "keras_fit", "jax")}.get(work.kind, ("pythae",))
+        absent = ABSENT.get(work.kind, ("pythae", "torch_text"))
         names = [OURS, *(peer for peer in peers if peer != OURS and not peer.startswith(absent))]
-        records = pictures(work, work.records)
+        records = (sentences if work.kind == "text" else pictures)(work, work.records)
         if options.mnist and work.shape == (28, 28, 1):
             records = np.load(options.mnist)["train"][: work.records].reshape(-1, *work.shape)
         with tempfile.TemporaryDirectory() as folder:
             task = Path(folder, "task.npz")
-            weights = initial(work, records[:5000].mean(axis=0) / 255.0)
+            weights = initial(work, records)
             np.savez(task, work=json.dumps(dataclasses.asdict(work)), records=records, **weights)
             result = duel(work, names, options.pairs, task, options.environments)
         show(work, result)

@@ -16,17 +16,19 @@ class Workload:
     over the batch of sums of nats over an example."""
 
     name: str
-    kind: str  # dense, conv, resnet or hierarchy
+    kind: str  # dense, conv, resnet, hierarchy or text
     shape: tuple
-    widths: tuple
+    widths: tuple  # of text: the states of the encoder in each direction, those of the decoder, and dense units
     latent: int
     batch: int
     records: int  # trained on in one turn
-    likelihood: str  # bernoulli: each visit draws every pixel anew; normal: one learned sigma
+    likelihood: str  # bernoulli: each visit draws every pixel anew; normal: one learned sigma; tokens: a softmax up to the end
     rate: float = 1e-3
     features: int = 256  # of the dense layers beside the convolutions
     groups: tuple = ()  # of a hierarchy: how many latents on each grid of the decoder, from the coarsest on
     channels: int = 8  # of each of them
+    levels: int = 0  # tokens of a vocabulary, of which 0 ends a sentence
+    embedding: int = 128  # numbers that stand for each
 
 
 WORKLOADS = {
@@ -35,6 +37,7 @@ WORKLOADS = {
     "W2": Workload("W2", "conv", (28, 28, 1), (32, 64), 16, 128, 12_800, "bernoulli"),
     "W3": Workload("W3", "resnet", (64, 64, 3), (32, 64, 128), 64, 32, 960, "normal"),
     "W4": Workload("W4", "hierarchy", (32, 32, 3), (32, 64, 64), 32, 32, 960, "normal", groups=(1, 2, 1)),
+    "W5": Workload("W5", "text", (40,), (128, 256, 256), 32, 64, 1_920, "tokens", levels=5000),
 }
 
 
@@ -96,9 +99,11 @@ def _dense(name: str, widths: tuple, flatten: bool = False) -> list[Layer]:
     return layers
 
 
-def initial(work: Workload, mean: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+def initial(work: Workload, records: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
     """The weights all begin with, in the order of the computation: He's normal kernels, small heads, the output at the data's mean."""
-    rng, weights = np.random.default_rng(seed), {}
+    if work.kind == "text":
+        return _initial_of_text(work, records, seed)
+    rng, weights, mean = np.random.default_rng(seed), {}, records[:5000].mean(axis=0) / 255.0
 
     def kernel(name, shape, inside, scale=2.0):
         weights[f"{name}.kernel"] = (rng.standard_normal(shape) * math.sqrt(scale / inside)).astype("float32")
@@ -142,6 +147,52 @@ def initial(work: Workload, mean: np.ndarray, seed: int = 0) -> dict[str, np.nda
     clipped = np.clip(mean, 1e-4, 1 - 1e-4)
     weights["p.bias"] = (np.log(clipped / (1 - clipped)) if work.likelihood == "bernoulli" else mean).astype("float32")
     return weights
+
+
+def _initial_of_text(work: Workload, records: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Of gated recurrent units [inputs, 3 states] for update, reset and candidate, with a bias for what enters and one for the state."""
+    rng, (read, write, width), weights = np.random.default_rng(seed), work.widths, {}
+
+    def kernel(name, inside, out, scale=1.0, bias=True):
+        weights[f"{name}.kernel"] = (rng.standard_normal((inside, out)) * math.sqrt(scale / inside)).astype("float32")
+        if bias:
+            weights[f"{name}.bias"] = np.zeros(out, "float32")
+
+    def units(name, inside, states):
+        kernel(f"{name}.entered", inside, 3 * states, bias=False)
+        kernel(f"{name}.state", states, 3 * states, bias=False)
+        weights[f"{name}.bias"] = np.zeros((2, 3 * states), "float32")
+
+    def table(name):
+        weights[name] = (0.1 * rng.standard_normal((work.levels, work.embedding))).astype("float32")
+
+    table("e.table")
+    units("e.ahead", work.embedding, read)
+    units("e.back", work.embedding, read)
+    kernel("e.dense", 2 * read, width, 2.0)
+    kernel("q", width, 2 * work.latent, 0.01)
+    table("d.table")
+    kernel("d.dense", work.latent, width, 2.0)
+    kernel("d.first", width, write)
+    units("d.units", work.embedding + width, write)
+    kernel("p", write, work.levels, 0.01)
+    counted = records[within(records)]
+    weights["p.bias"] = np.log((np.bincount(counted, minlength=work.levels) + 1.0 / work.levels) / (len(counted) + 1.0)).astype("float32")
+    return weights
+
+
+def within(tokens: np.ndarray) -> np.ndarray:
+    """Whether a place belongs to its sentence, the end included, [N, T]."""
+    return np.cumsum(tokens == 0, axis=1) - (tokens == 0) == 0
+
+
+def sentences(work: Workload, count: int, seed: int = 0) -> np.ndarray:
+    """Tokens int32 [count, T], as often as words are, of lengths from 5 on: what a turn costs does not depend on what is said."""
+    rng, (length,) = np.random.default_rng(seed), work.shape
+    chances = 1.0 / np.arange(1, work.levels)
+    tokens = 1 + rng.choice(work.levels - 1, (count, length), p=chances / chances.sum())
+    tokens[np.arange(length) >= rng.integers(5, length, count)[:, None]] = 0
+    return tokens.astype("int32")
 
 
 def last(layers: list[Layer]) -> int:

@@ -163,7 +163,7 @@ def impute(name: str, seed: int) -> dict:
 
 
 SYNTHETIC = {"devices.jit": "on", "training.epochs": 40, "model.posterior": "Normal(size=32)"}
-IMPUTE = {"task": "Impute(share=0.3)", "devices.jit": "on"}
+IMPUTE = {"task": "Impute(share=0.3)", "devices.jit": "on", "data.scores": "standard", "training.steps": 9000}
 MEASURES = {"anomalies": anomalies, "peers": peers, "thresholds": thresholds, "synthetic": synthetic, "impute": impute}
 
 

@@ -39,9 +39,9 @@ def kept(results: Path) -> list[dict]:
 def means(lines: list[dict]) -> str:
     """Means over the seeds and their standard deviation, as Markdown."""
     text = []
-    for what in dict.fromkeys(line["what"] for line in lines):
-        rows = [line["figures"] for line in lines if line["what"] == what]
-        text += [f"**{what}**, {len(rows)} seeds", "", "| | mean | standard deviation |", "|---|---|---|"]
+    for what, name in dict.fromkeys((line["what"], line["name"]) for line in lines):
+        rows = [line["figures"] for line in lines if (line["what"], line["name"]) == (what, name)]
+        text += [f"**{what}, {name}**, {len(rows)} seeds", "", "| | mean | standard deviation |", "|---|---|---|"]
         for key in rows[0]:
             values = [row[key] for row in rows]
             text.append(f"| {key} | {statistics.mean(values):.3f} | {statistics.pstdev(values):.3f} |")

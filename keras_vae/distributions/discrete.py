@@ -13,7 +13,11 @@ from keras_vae.distributions.protocol import Distribution
 
 def drawn(seed, log_pmf) -> tf.Tensor:
     """By inversion: of log_pmf [B, *event, K], how many values have a cumulative probability below one uniform draw, [B, *event]."""
-    uniform = noise.uniform(seed, (tf.shape(log_pmf)[0], *log_pmf.shape[1:-1]))
+    return inverted(noise.uniform(seed, (tf.shape(log_pmf)[0], *log_pmf.shape[1:-1])), log_pmf)
+
+
+def inverted(uniform, log_pmf) -> tf.Tensor:
+    """The values whose cumulative probabilities come first to numbers from U(0, 1), [B, *event]."""
     below = tf.cumsum(tf.exp(log_pmf[..., :-1]), axis=-1) < uniform[..., None]  # the last value needs no comparison
     return tf.reduce_sum(tf.cast(below, tf.float32), axis=-1)
 

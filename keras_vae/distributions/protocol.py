@@ -48,6 +48,10 @@ class Distribution:
             return mine - theirs
         return (sum_event(mine) - sum_event(theirs))[:, None]
 
+    def apart(self):
+        """The same, each row by itself: every field [B, ...]."""
+        return self
+
     def repeat(self, times: int):
         """Each row `times` times in place: [B, ...] -> [B * times, ...]."""
         return type(self)(*(tf.repeat(field, times, axis=0) for field in self))

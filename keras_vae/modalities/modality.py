@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import tensorflow as tf
 
 
 class Modality:
@@ -22,7 +23,13 @@ class Modality:
     level_width = None  # how far two levels lie apart in x; None: there are no bits per dimension
     ordered = True  # whether a value lies between its neighbours
     fidelity = "psnr"  # how near an answer comes to x: psnr, si_sdr or rmse (`metrics`)
+    reads = writes = ""  # what strings a SavedModel makes records of, and of records: wav, text
+    assets = ()  # what TensorFlow has to keep for that
     beside = None  # of pairs, what the record beside each is
+    pictures = True  # whether a record can be seen in a PNG
+    judge = None  # (made, held-out, training raw records) -> what the made ones are worth, by name; None where nothing is known of that
+    properties = ()  # what can be measured of a record, by name
+    filed = False  # whether records are kept as a file beside the PNG, to be heard or read
 
     def apart(self, raw) -> tuple:
         """Raw records as they come, and what lies beside them."""
@@ -31,6 +38,18 @@ class Modality:
     def known(self, x):
         """x without what it does not know."""
         return x
+
+    def looks(self, x):
+        """x [B, *shape] as classes of records are told apart, [B, ...], numbers."""
+        return self.known(x)
+
+    def measured(self, name: str, raw) -> np.ndarray:
+        """One of the `properties` of raw records, [N]; NaN of what has none."""
+        raise NotImplementedError
+
+    def counted(self, x):
+        """What of x makes up a record, [B, *shape], 1 or 0."""
+        return tf.ones_like(x)
 
     def examples(self, raw) -> np.ndarray:
         """Raw records as ones without gaps."""
@@ -47,6 +66,22 @@ class Modality:
     def rarity(self, x):
         """What the value of each element alone adds to the score of an anomaly, [B, *shape], nats; None for nothing."""
         return None
+
+    def from_bytes(self, content):
+        """Raw records of strings [N] of what is `served`, in ops."""
+        raise NotImplementedError
+
+    def to_bytes(self, raw):
+        """Strings [N] of raw records, in ops."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, str]:
+        """The encoder and the decoder, where grids or rows are not what they are for."""
+        return {}
+
+    def free_bits(self) -> float:
+        """Nats of each latent unit that cost nothing, where networks would say nothing by them otherwise."""
+        return 0.0
 
     def asked(self) -> "Modality":
         """What a task may be given of these."""

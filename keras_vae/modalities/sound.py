@@ -5,7 +5,7 @@ import functools
 import io
 import math
 import wave
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -38,13 +38,15 @@ class Sound(Modality):
     length: int  # samples
     rate: int  # Hz
     view: Literal["auto", "waveform", "spectrogram"] = "auto"
+    beside: "Sound | None" = field(default=None, repr=False)
 
-    suffix, fidelity = "wav", "si_sdr"
+    range = (-1.0, 1.0)
+    suffix, fidelity, reads, writes, filed = "wav", "si_sdr", "wav", "wav", True
 
     @classmethod
     def of(cls, values: dict) -> "Sound":
         """What `dataclasses.asdict` made of one, and JSON of that."""
-        return cls(**values)
+        return cls(**{**values, "beside": cls.of(values["beside"]) if values.get("beside") else None})
 
     def __post_init__(self):
         if type(self.length) is not int or type(self.rate) is not int or self.rate < 1 or self.length < 1 or self.length % hop(self.rate):
@@ -65,6 +67,12 @@ class Sound(Modality):
     @property
     def x_bounds(self) -> tuple:
         return (-1.0, 1.0) if self.waves else (0.0, 1.0)
+
+    def apart(self, raw) -> tuple:
+        """Raw records, and the recordings beside them: None where there are none."""
+        if self.beside is None or raw.shape[-1] == self.length:
+            return raw, None
+        return raw[..., : self.length], raw[..., self.length :]
 
     def encode(self, raw, seed=None) -> tf.Tensor:
         """raw [B, T] -> x, float32."""
@@ -88,7 +96,7 @@ class Sound(Modality):
         if self.view == "spectrogram":
             why = "what is restored would lose the phases that were given"
             raise Refusal("usage", "a restoration needs the waveform", "data.view", why, "--data.view waveform, or leave it out")
-        return dataclasses.replace(self, view="waveform")
+        return dataclasses.replace(self, view="waveform", beside=self.beside and self.beside.for_restoration())
 
     def power(self, x):
         """The root mean square of each waveform: a level of 1 is noise as loud as the record."""
@@ -100,7 +108,7 @@ class Sound(Modality):
         if raw.ndim != 2 or raw.shape[1] != self.length or not len(raw):
             why = f"the model takes [N, {self.length}]: {self.length / self.rate:g} seconds at {self.rate:,} Hz"
             raise Refusal("data", f"the records have the shape {list(raw.shape)}", where, why)
-        raw = raw / np.float32(2**15) if raw.dtype == np.int16 else raw
+        raw = raw / np.float32(2**15) if raw.dtype.kind == "i" and raw.dtype.itemsize == 2 else raw
         if raw.dtype.kind != "f" or not np.isfinite(raw).all() or np.abs(raw).max() > 1.0:
             ends = f" from {raw.min()} to {raw.max()}" if raw.dtype.kind in "iuf" else ""
             raise Refusal("data", f"the records are {raw.dtype}{ends}", where, "the model takes samples from -1 to 1, or int16")
@@ -133,6 +141,8 @@ class Sound(Modality):
         loud = np.abs(seen).max(axis=1)
         rows = [("length", f"{self.length / self.rate:.3g} seconds at {self.rate:,} Hz, {self.length:,} samples")]
         rows.append(("loudness", f"peaks at {np.median(loud):.2f} of full scale in the median, {(loud == 0.0).sum():,} silent, {looked}"))
+        if self.beside:
+            rows.append(("given", "a recording of the same length beside each"))
         if self.waves:
             rows.append(("seen as", "the waveform"))
         else:
@@ -154,7 +164,7 @@ class Sound(Modality):
             file.writeframes((np.clip(raw, -1.0, 1.0) * (2**15 - 1)).round().astype("<i2").tobytes())
         return buffer.getvalue()
 
-    def from_wav(self, wav) -> tf.Tensor:
+    def from_bytes(self, wav) -> tf.Tensor:
         """WAV files of 16 bits [B] -> raw [B, T]: the mean of their channels; a shorter one ends in silence, a longer one is cut. It
         fails at another rate than this."""
 
@@ -167,16 +177,18 @@ class Sound(Modality):
 
         return tf.map_fn(samples, wav, fn_output_signature=tf.TensorSpec((self.length,), tf.float32))
 
-    def to_wav(self, raw) -> tf.Tensor:
+    def to_bytes(self, raw) -> tf.Tensor:
         """raw [B, T] -> a WAV file of 16 bits each [B]."""
         return tf.map_fn(lambda samples: tf.audio.encode_wav(samples[:, None], self.rate), raw, fn_output_signature=tf.string)
 
+    def looks(self, x) -> tf.Tensor:
+        """Spectrograms [B, times, bands, 1]."""
+        x = tf.convert_to_tensor(x, tf.float32)
+        return dataclasses.replace(self, view="spectrogram").encode(x[..., 0]) if self.waves else x
+
     def draw(self, x, columns: int | None = None) -> bytes:
         """One PNG with the spectrograms of all, low frequencies below, on a grid, row by row."""
-        x = tf.convert_to_tensor(x, tf.float32)
-        if self.waves:
-            x = dataclasses.replace(self, view="spectrogram").encode(x[..., 0])
-        return sheet(np.asarray(x).transpose(0, 2, 1, 3)[:, ::-1], columns)
+        return sheet(np.asarray(self.looks(x)).transpose(0, 2, 1, 3)[:, ::-1], columns)
 
 
 def window(rate: int) -> int:

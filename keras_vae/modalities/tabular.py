@@ -70,7 +70,7 @@ class Table(Modality):
     scaled: Literal["auto", "normal", "standard", "robust"] = "auto"
     gaps: Literal["marked", "unknown"] = "marked"
 
-    fidelity = "rmse"
+    fidelity, pictures = "rmse", False
 
     @classmethod
     def of(cls, values: dict) -> "Table":

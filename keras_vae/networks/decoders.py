@@ -8,11 +8,13 @@ import math
 import keras
 import tensorflow as tf
 
-from keras_vae import blocks
-from keras_vae.domains import Count, Depth, Kernel
+from keras_vae import blocks, noise
+from keras_vae.domains import Count, Depth, Kernel, ProperFraction
 from keras_vae.errors import Refusal
 from keras_vae.networks.guide import Guide
-from keras_vae.networks.network import GridNetwork, Network
+from keras_vae.networks.network import GridNetwork, Network, TokenNetwork
+
+ACTIVATIONS = 64  # numbers that an element of data becomes in other networks, about
 
 
 class Decoder(Network):
@@ -23,6 +25,12 @@ class Decoder(Network):
 
     event_shape: tuple = ()
     autoregressive = False
+    sequential = False  # whether x is written place by place: from `begin(told)` the features [B, 1, F] of each are `advance`d to
+
+    @property
+    def elements(self) -> int:
+        """How many elements of data a record weighs as much as, where as many go through at once as fit into memory."""
+        return math.prod(self.event_shape)
 
     def flat(self, z_shape) -> list:
         """What turns z of any rank into vectors, with the condition where it enters."""
@@ -169,3 +177,144 @@ class PixelCNN(Conv):
             new = act(beside(tf.pad(left, ((0, 0), (0, 0), (reach - 1, 0), (0, 0)))) + across(upper) + for_left)
             left = left + new if number else new
         return left if shift is None else blocks.Shifted(left, shift)
+
+
+class _Writer(TokenNetwork, Decoder):
+    """Tokens [T, 1] are written one after the other: at each place the decoder is given z and the token before it.
+
+    `units`: of what is known at a place; `widths`: of dense units between z and what the places are told. `forget`: the share of the
+    tokens before that are hidden in training, so that z has to tell them (word dropout; Generating Sentences from a Continuous Space;
+    Bowman et al. 2016).
+    """
+
+    autoregressive = sequential = True
+
+    def __init__(self, units: Count = 256, forget: ProperFraction = 0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.states, self.forget = units, forget
+
+    def build(self, z_shape):
+        if self.built:
+            return
+        self.build_tokens(self.event_shape)
+        self.units = self.flat(z_shape) + self.dense_units()
+        self.build_places()
+        self.build_units(z_shape)
+
+    def build_places(self) -> None:
+        """What goes from place to place."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, z_shape):
+        return (None, self.event_shape[0], self.states)
+
+    def call(self, z, training=False, seed=None, condition=None, x=None):
+        told = self.stack(z, training, seed, condition)
+        return told if x is None else self.refine(told, x, training, seed)
+
+    def refine(self, told, x, training=False, seed=None):
+        """What is known at each place, given the tokens before it, [B, T, units]."""
+        before = tf.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        known = self.dropped("look", self.look(before), training, seed)
+        if training and self.forget:
+            kept = noise.uniform(seed.fold("forget"), (tf.shape(x)[0], x.shape[1], 1)) >= self.forget
+            known = tf.where(kept, known, tf.zeros_like(known))
+        at_each = tf.repeat(told[:, None], x.shape[1], axis=1)
+        return self.dropped("write", self.over(tf.concat([known, at_each], axis=-1), told, training, seed), training, seed)
+
+    def over(self, entered, told, training, seed):
+        """What is known at each place, [B, T, units], of what enters there, [B, T, F]."""
+        raise NotImplementedError
+
+    def begin(self, told):
+        """What is kept before the first place."""
+        raise NotImplementedError
+
+    def advance(self, told, kept, before):
+        """What `refine` gives at one place, [B, 1, units], and what is kept after it, given what was before, and x there, [B, 1, 1]."""
+        return self.at(tf.concat([self.look(before), told[:, None]], axis=-1), kept)
+
+    def at(self, entered, kept):
+        """What `over` gives at one place, [B, 1, units], of what enters there, and what is kept after it."""
+        raise NotImplementedError
+
+
+class Recurrent(_Writer):
+    """Gated recurrent units that write tokens [T, 1] one after the other: at each place they are given the token before it, and z.
+
+    s_0 = tanh(W z),  s_t = GRU(s_t-1, [e(x_t-1), z])    (Generating Sentences from a Continuous Space; Bowman et al. 2016). `units`: of the
+    state; `widths`: of dense units between z and what the states are given. `forget`: the share of the tokens before that are hidden in
+    training, so that z has to tell them (word dropout, of the same paper).
+    """
+
+    def build_places(self):
+        self.write = self.gated(self.states, each=True)
+        self.enter = self.affine(keras.layers.Dense, self.states, activation="tanh")
+        self.write.build((None, self.event_shape[0], self.embedding + self.dense_width))
+        self.enter.build((None, self.dense_width))
+
+    def over(self, entered, told, training, seed):
+        return self.write(entered, first=self.enter(told))
+
+    def begin(self, told):
+        return self.enter(told)
+
+    def at(self, entered, kept):
+        features, (state,) = self.write.ways[0].cell(entered[:, 0], [kept])
+        return features[:, None], state
+
+
+class Transformer(_Writer):
+    """Attention to what was written before: tokens [T, 1] one after the other, each given those before it, its place, and z.
+
+    h_t = W [e(x_t-1), z] + p_t,  then `depth` times h <- h + attention(h_1 .. h_t),  h <- h + MLP(h), each of the normalized h
+    (Attention Is All You Need; Vaswani et al. 2017). `units`: of h, in `heads` parts; the MLP has four times as many. `widths`: of dense
+    units between z and what the places are told. `forget`: the share of the tokens before that are hidden in training. Keys and values
+    are kept while it writes, so that those before are not computed again. Use it where words far apart have to agree, or where states one
+    after the other are slow.
+    """
+
+    def __init__(self, depth: Depth = 2, heads: Count = 4, **kwargs):
+        super().__init__(**kwargs)
+        self.depth, self.heads = depth, heads
+
+    def build_places(self):
+        self.enter = self.affine(keras.layers.Dense, self.states)
+        self.enter.build((None, None, self.embedding + self.dense_width))
+        self.places = self.add_weight(name="places", shape=(self.event_shape[0], self.states), initializer=blocks.SMALL)
+        self.layers, shape = [], (None, self.event_shape[0], self.states)
+        for _ in range(self.depth):
+            project = self.affine(keras.layers.Dense, 3 * self.heads * max(1, self.states // self.heads))
+            last = self.affine(keras.layers.Dense, self.states, zero=True)
+            first, second = self.affine(keras.layers.Dense, 4 * self.states), self.affine(keras.layers.Dense, self.states, zero=True)
+            rest = self.states, "layer", self.activation, self.dropout
+            self.layers.append(blocks.CausalAttention(project, last, self.heads, self.states, "layer", dtype=self.dtype_policy))
+            self.layers.append(blocks.Residual(first, second, *rest, dtype=self.dtype_policy))
+        self.last = blocks.Close(self.states, "layer", "linear", dtype=self.dtype_policy)
+        for layer in (*self.layers, self.last):
+            layer.build(shape)
+
+    def over(self, entered, told, training, seed):
+        h = self.enter(entered) + tf.cast(self.places, self.compute_dtype)
+        for number, layer in enumerate(self.layers):
+            h = self.remembered(layer, h, training=training, seed=None if seed is None else seed.fold(f"layer {number}"))
+        return self.last(h, training=training)
+
+    @property
+    def elements(self):
+        length = self.event_shape[0]
+        return max(length, length * max(self.heads * length, 4 * self.states) // ACTIVATIONS)
+
+    def begin(self, told):
+        """The place that comes next, and the keys and values of each layer, [2, B, heads, T, size]."""
+        shape = 2, tf.shape(told)[0], self.heads, self.event_shape[0], self.layers[0].size
+        return tf.constant(0), (tf.zeros(shape, self.compute_dtype),) * self.depth
+
+    def at(self, entered, kept):
+        (place, layers), after = kept, []
+        h = self.enter(entered) + tf.cast(tf.gather(self.places, place), self.compute_dtype)
+        for attention, mlp, before in zip(self.layers[::2], self.layers[1::2], layers, strict=True):
+            h, new = attention.advance(h, place, before)
+            h = mlp(h)
+            after.append(new)
+        return self.last(h), (place + 1, tuple(after))

@@ -5,8 +5,9 @@ import math
 import keras
 
 from keras_vae import blocks
+from keras_vae.distributions import sentences
 from keras_vae.domains import Count
-from keras_vae.networks.network import GridNetwork, Network
+from keras_vae.networks.network import GridNetwork, Network, TokenNetwork
 
 
 class Encoder(Network):
@@ -58,3 +59,33 @@ class Conv(GridNetwork, Encoder):
 
     def call(self, x, training=False, seed=None, condition=None, visit=None):
         return self.stack(x, training, seed, condition, visit)
+
+
+class Recurrent(TokenNetwork, Encoder):
+    """Gated recurrent units over tokens [T, 1] in both directions, up to where the sentence ends: their last states, side by side, then
+    dense units.
+
+    (Learning Phrase Representations using RNN Encoder-Decoder; Cho et al. 2014.) `units`: of the state in each direction; `widths`: of the
+    dense units.
+    """
+
+    def __init__(self, units: Count = 128, **kwargs):
+        super().__init__(**kwargs)
+        self.states = units
+
+    def build(self, x_shape):
+        if self.built:
+            return
+        self.build_tokens(x_shape[1:])
+        self.read = self.gated(self.states, both=True)
+        self.read.build((None, x_shape[1], self.embedding))
+        self.units = [*self.join(), *self.dense_units()]
+        self.build_units((None, 2 * self.states))
+
+    def compute_output_shape(self, x_shape):
+        return (None, self.dense_width)
+
+    def call(self, x, training=False, seed=None, condition=None):
+        within = sentences.within(sentences.numbers(x, self.levels - 1))
+        known = self.dropped("look", self.look(x), training, seed)
+        return self.stack(self.read(known, within), training, seed, condition)

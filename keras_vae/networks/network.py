@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_vae import blocks, linear
-from keras_vae.domains import Activation, Count, Depth, Initializer, Kernel, ProperFraction, Ratio, Stages, Steps, Weight
+from keras_vae.domains import Activation, Count, Depth, Initializer, Kernel, Levels, ProperFraction, Ratio, Stages, Steps, Weight
 from keras_vae.errors import Refusal
 
 ITERATIONS = 20  # of the power iteration
@@ -122,11 +122,13 @@ class Network(keras.layers.Layer):
     def affine(self, kind: type, width: int, zero: bool = False, **options) -> keras.layers.Layer:
         """A Dense or convolutional layer with this network's initializer and penalties."""
         options["kernel_initializer"] = "zeros" if zero else self.initializer
+        return kind(width, dtype=self.dtype_policy, kernel_regularizer=self.penalty(), **options)
+
+    def penalty(self) -> keras.regularizers.Regularizer | None:
+        """Of one kernel."""
         if self.spectral:
-            options["kernel_regularizer"] = Spectral(self.l1, self.l2, self.spectral)
-        elif self.l1 or self.l2:
-            options["kernel_regularizer"] = keras.regularizers.L1L2(self.l1, self.l2)
-        return kind(width, dtype=self.dtype_policy, **options)
+            return Spectral(self.l1, self.l2, self.spectral)
+        return keras.regularizers.L1L2(self.l1, self.l2) if self.l1 or self.l2 else None
 
     def unit(self, kind: type, width: int, **options) -> blocks.Unit:
         affine = self.affine(kind, width, **options)
@@ -294,3 +296,33 @@ class GridNetwork(Network):
                 why="it says in how many stages, from the coarsest on, positions look at one another",
                 fix=f"attention={len(self.widths)}",
             )
+
+
+class TokenNetwork(Network):
+    """On tokens [T, 1], k / (levels - 1) for the token k.
+
+    `levels`: of the tokens; not given, they are those of the data. `embedding`: numbers that stand for each. The options of every network
+    are of its dense units, penalties also of what goes from token to token, `dropout` also of what enters and leaves that.
+    """
+
+    def __init__(self, widths: Count | tuple[Count, ...] = (256,), levels: Levels = 256, embedding: Count = 128, **kwargs):
+        super().__init__(widths=widths, autocast=False, **kwargs)  # a token is lost in 16 bits
+        self.levels, self.embedding = levels, embedding
+
+    def build_tokens(self, shape) -> None:
+        """What looks the tokens of data of this shape up. `Refusal` (usage) for data that are none."""
+        kind, name = type(self).__module__.rpartition(".")[2].removesuffix("s"), type(self).__name__
+        if len(shape) != 2 or shape[1] != 1:
+            raise Refusal("usage", f"{name} is for text", f"model.{kind}", f"the data has the shape {list(shape)}", "Dense or Conv")
+        if self.linear:
+            raise Refusal("usage", f"{name} has no linear path", f"model.{kind}", "tokens are no numbers", "leave linear out")
+        self.look = blocks.Embedding(self.levels, self.embedding, dtype=self.dtype_policy)
+        self.look.build((None, *shape))
+        self.drop = blocks.Dropout(self.dropout, dtype=self.dtype_policy)
+
+    def dropped(self, what: str, values, training, seed):
+        """What is known or said at each place, [B, T, F], but for what drops out."""
+        return self.drop(values, training=training, seed=None if seed is None else seed.fold(what))
+
+    def gated(self, units: int, **options) -> blocks.Gated:
+        return blocks.Gated(units, self.penalty(), dtype=self.dtype_policy, **options)

@@ -18,7 +18,7 @@ from keras_vae.config import bounds, sides
 from keras_vae.errors import Refusal
 from keras_vae.pictures import SUFFIXES, Fitting
 from keras_vae.records import Chosen, Found, content_keys, in_memory, pieces, survey_is_sampled
-from keras_vae.sources import tables
+from keras_vae.sources import recordings, tables
 
 SPLIT_WORDS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 LABEL_WORDS = {"y", "label", "labels", "target", "targets"}
@@ -165,8 +165,16 @@ def read(path: str, modality, options, count: int | None = None) -> np.ndarray:
     return modality.check(array, str(path))
 
 
-def read_sound(path: str, modality, count: int | None = None) -> np.ndarray:
-    """The first `count` recordings [N, T] in a .npy or .npz file."""
+def read_waves(path: str, modality, count: int | None = None) -> np.ndarray:
+    """The first `count` recordings in a .npy or .npz file of waveforms [N, samples], of which long ones are several."""
+    waves = np.asarray((_only(path) if path.endswith(".npz") else read_npy(path))[:count])
+    if waves.ndim not in (2, 3) or waves.shape[2:] not in ((), (1,)):
+        return modality.check(waves, path)
+    return modality.check(recordings.divided(recordings.sounded(waves, path), modality.length)[:count], path)
+
+
+def read_rows_of(path: str, modality, count: int | None = None) -> np.ndarray:
+    """The first `count` sentences [N, T] in a .npy or .npz file."""
     return modality.check(np.asarray((_only(path) if path.endswith(".npz") else read_npy(path))[:count]), path)
 
 
@@ -221,18 +229,12 @@ def _over_255(array: np.ndarray) -> bool:
 
 
 def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> Found:
+    if options.rate is not None:
+        return _waves(records, labels, classes, options, where)
     if tables.is_table(records):
         labels = {split: _checked_labels(array, len(records[split]), classes, where) for split, array in labels.items() if split in records}
         return tables.find_rows(records, labels, classes, options, where)
-    survey = _Survey(options, where)
-    for split, array in records.items():
-        try:
-            survey.look(split, array)
-        except Refusal:
-            raise
-        except Exception as error:  # records of the user's making raise what they like
-            why = f"{type(error).__name__}: {error}"[:300]
-            raise Refusal("data", "the records cannot be read", f"{where}, {split}", why, "--debug shows the traceback") from error
+    survey = _surveyed(_Survey(options, where), records)
     meaning = survey.meaning()
     fitting = _fitting(options, survey.shape, meaning.levels, where)
 
@@ -243,21 +245,37 @@ def _found(records: dict, labels: dict, classes: tuple, options, where: str) -> 
         return fitting.array(array) if fitting and len(array) else array
 
     fps = float(options.fps or FPS) if len(survey.shape) == 4 else 0.0
-    found = Found({}, {}, meaning.levels, meaning.range, classes=classes, fps=fps, notes=meaning.notes, bad=survey.bad)
-    if survey.sampled:
-        found.sampled = survey.digest.hexdigest()
-        found.notes.append(("looked at", f"{survey.sampled:,} records; the others are checked as they are read"))
-    if survey.bad:
-        found.notes.append(("left out", f"{len(survey.bad):,} records that are not finite, listed in bad_records.jsonl"))
+    found = Found({}, {}, meaning.levels, meaning.range, classes=classes, fps=fps, notes=meaning.notes)
+    return survey.filled(found, records, labels, lambda array, good: Chosen(array, good, convert))
+
+
+def _waves(records: dict, labels: dict, classes: tuple, options, where: str) -> Found:
+    """Of arrays of waveforms [N, samples] or [N, samples, 1] by split, `data.rate` samples a second."""
+    survey = _surveyed(_Waves(options, where), records)
+    samples, rate = survey.shape[0], options.rate
+    length = recordings.length_of(options.seconds, np.array([samples / rate]), rate)
+    seconds = {"rate": rate, "seconds": length / rate}
+    found = Found({}, {}, 0, (-1.0, 1.0), classes=classes, rate=rate, parts="recordings", decided=seconds)
+    pieces = max(1, samples // length)
+    what = f"they last {samples / rate:.2f} seconds, {length / rate:.3f} make a record"
+    what += f", of each {pieces:,}, which share a split" if pieces > 1 else ""
+    left = max(0, samples - pieces * length) / rate
+    what += f"; the last {left:.3f} seconds are left out" if left > 0.0005 else ""
+    found.notes.append(("cut", f"{what}; --data.seconds sets another length"))
+    return survey.filled(found, records, labels, lambda array, good: recordings.Pieces(array, good, samples, length, where), pieces)
+
+
+def _surveyed(survey: "_Survey", records: dict) -> "_Survey":
+    """A survey that has looked at all records."""
     for split, array in records.items():
-        good = survey.good[split]
-        chosen = Chosen(array, good, convert)
-        found.records[split] = chosen[:] if in_memory(array) else chosen
-        found.keys[split] = survey.keys[split][good]
-    for split, array in labels.items():
-        if split in records:
-            found.labels[split] = _checked_labels(array, len(records[split]), classes, where)[survey.good[split]]
-    return found
+        try:
+            survey.look(split, array)
+        except Refusal:
+            raise
+        except Exception as error:  # records of the user's making raise what they like
+            why = f"{type(error).__name__}: {error}"[:300]
+            raise Refusal("data", "the records cannot be read", f"{survey.where}, {split}", why, "--debug shows the traceback") from error
+    return survey
 
 
 def _checked_labels(labels, count: int, classes: tuple, where: str) -> np.ndarray:
@@ -308,6 +326,8 @@ class _Meaning:
 class _Survey:
     """One pass over all records: shape, keys, range, what is not finite."""
 
+    fault, advice = "not finite", "replace or remove it, or leave such records out: --data.on-bad-record skip"
+
     def __init__(self, options, where: str):
         self.options, self.where = options, where
         self.shape = self.dtype = None
@@ -329,12 +349,12 @@ class _Survey:
                 what = f"records from {start} on are {array.dtype} {list(array.shape[1:])}, the first {first.dtype} {list(first.shape[1:])}"
                 raise Refusal("data", what, where=self.where)
             if array.dtype.kind == "f":
-                finite = np.isfinite(array).reshape(len(array), -1)
-                for row in np.flatnonzero(~finite.all(axis=1)):
+                wrong = self._wrong(array)
+                for row in np.flatnonzero(wrong.reshape(len(array), -1).any(axis=1)):
                     bad.append(start + int(row))
-                    self._refuse(split, start + int(row), np.argwhere(~np.isfinite(array[row]))[0], array[row])
-                array = array[finite.all(axis=1)]
-                rows = np.setdiff1d(np.arange(start, start + len(finite)), bad)
+                    self._refuse(split, start + int(row), np.argwhere(wrong[row])[0], array[row])
+                rows = np.setdiff1d(np.arange(start, start + len(array)), bad)
+                array = array[rows - start]
             else:
                 rows = np.arange(start, start + len(array))
             if sampled:
@@ -344,7 +364,9 @@ class _Survey:
                 keys[rows] = content_keys(array)
             self._see(array)
         if len(bad) > max(10, len(records) // 100):
-            raise Refusal("data", f"{len(bad):,} of {len(records):,} records are not finite", where=f"{self.where}, {split}")
+            raise Refusal(
+                "data", f"{len(bad):,} of {len(records):,} records are {self.fault}", where=f"{self.where}, {split}", fix=self.advice
+            )
         self.keys[split], self.good[split] = keys, np.delete(np.arange(len(records)), bad)
 
     def _check_kind(self, split: str, first: np.ndarray) -> None:
@@ -377,12 +399,15 @@ class _Survey:
             raise Refusal("data", f"the {split} records are {list(shape)}, the others {list(self.shape)}", where=self.where)
         self.shape, self.dtype = shape, first.dtype
 
+    def _wrong(self, array: np.ndarray) -> np.ndarray:
+        """Which values of real numbers no record may have."""
+        return ~np.isfinite(array)
+
     def _refuse(self, split: str, row: int, place, record) -> None:
         where, value = ", ".join(map(str, place)), record[tuple(place)]
         name, why = f"{split} record {row}" if split != "all" else f"record {row}", f"its value at [{where}] is {value}"
         if self.options.on_bad_record == "error":
-            fix = "replace or remove it, or leave such records out: --data.on-bad-record skip"
-            raise Refusal("data", f"{name} is not finite", where=self.where, why=why, fix=fix)
+            raise Refusal("data", f"{name} is {self.fault}", where=self.where, why=why, fix=self.advice)
         self.bad.append({"name": name, "why": why})
 
     def _see(self, array: np.ndarray) -> None:
@@ -395,6 +420,23 @@ class _Survey:
         if self.values is not None:
             self.values = np.union1d(self.values, np.unique(array))
             self.values = self.values if len(self.values) <= 32 else None
+
+    def filled(self, found: Found, records: dict, labels: dict, made, pieces: int = 1) -> Found:
+        """`found` with what `made(array, good rows)` gives of each split, with keys and labels, for each of so many `pieces` of a row."""
+        if self.sampled:
+            found.sampled = self.digest.hexdigest()
+            found.notes.append(("looked at", f"{self.sampled:,} records; the others are checked as they are read"))
+        if self.bad:
+            found.bad = self.bad
+            found.notes.append(("left out", f"{len(self.bad):,} records that are {self.fault}, listed in bad_records.jsonl"))
+        for split, array in records.items():
+            good = self.good[split]
+            chosen = made(array, good)
+            found.records[split] = chosen[:] if in_memory(array) else chosen
+            found.keys[split] = np.repeat(self.keys[split][good], pieces)
+            if split in labels:
+                found.labels[split] = np.repeat(_checked_labels(labels[split], len(array), found.classes, self.where)[good], pieces)
+        return found
 
     def meaning(self) -> _Meaning:
         """What the values stand for: as declared by `data.range`, or as they look."""
@@ -424,6 +466,34 @@ class _Survey:
             return _Meaning(0, range=scale, note=f"{observed}: scaled from {scale[0]:g}..{scale[1]:g}")
         why = "values from 0 to 1, -1 to 1, or whole numbers from 0 to 65535 need no word; others need their range"
         raise Refusal("data", f"the values are {observed}", self.where, why, _suggest(low, high))
+
+
+class _Waves(_Survey):
+    """Of waveforms."""
+
+    fault = "not within -1 and 1"
+    advice = "divide by what full scale is, or save int16; or leave such records out: --data.on-bad-record skip"
+
+    def _wrong(self, array):
+        return ~(np.abs(array) <= 1.0)
+
+    def _check_kind(self, split, first):
+        got = f"{first.dtype} [N, {', '.join(map(str, first.shape[1:]))}]"
+        if (
+            first.ndim not in (2, 3)
+            or first.shape[2:] not in ((), (1,))
+            or not first.size
+            or not (first.dtype.kind == "f" or recordings.whole(first))
+        ):
+            why = "with --data.rate an array is of recordings of one channel, [N, samples], from -1 to 1 or int16"
+            fix = "leave --data.rate out, or save the mean of the channels"
+            raise Refusal("usage", f"the {split} records are {got}", "data.rate", why, fix)
+        if self.shape is not None and first.shape[1:2] != self.shape:
+            raise Refusal("data", f"the {split} records have {first.shape[1]:,} samples, the others {self.shape[0]:,}", where=self.where)
+        self.shape, self.dtype = first.shape[1:2], first.dtype
+
+    def _see(self, array):
+        recordings.sounded(array, self.where)
 
 
 def _suggest(low: float, high: float) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_vae import video
 from keras_vae.config import sides
-from keras_vae.errors import Refusal, Unreadable
+from keras_vae.errors import Refusal
 from keras_vae.pictures import Fitting, is_grey
 from keras_vae.records import Found
 from keras_vae.sources import files
@@ -38,24 +38,10 @@ def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Fo
     return found.found(name, notes, fps=fps, parts="videos", decided={**decided, "fps": fps, "frames": frames})
 
 
-class Clips(files.Files):
+class Clips(files.Timed):
     """Clips on disk as records, uint8 [n, T, H, W, C]: of each file all that are whole, of one that is too short none."""
 
-    noun = "video"
-
-    @classmethod
-    def of(cls, root: bytes, names: list[bytes], others: int, on_bad_record: str) -> "Clips":
-        names = np.array(names)
-        found = cls(root, names, *files.keys_and_sizes(root, names), others, on_bad_record)
-        found.headers = list(found.threads.map(found._header, range(len(names))))
-        return found
-
-    def _header(self, row: int) -> video.Header | None:
-        try:
-            return video.header(self.place(row))
-        except Unreadable as error:
-            self._refuse(row, str(error))
-            return None
+    noun, codec = "video", video
 
     def facts(self, row: int) -> dict | None:
         if self.headers[row] is None:

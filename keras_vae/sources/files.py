@@ -141,6 +141,26 @@ class Files:
                 raise Refusal("data", f"more than {most:,} {self.noun}s cannot be read", where=shown(self.root), why=some)
 
 
+class Timed(Files):
+    """Files that last for some time, of which `codec.header` tells how long; None in `headers` stands for one that cannot be read."""
+
+    codec = None
+
+    @classmethod
+    def of(cls, root: bytes, names: list[bytes], others: int, on_bad_record: str) -> "Timed":
+        names = np.array(names)
+        found = cls(root, names, *keys_and_sizes(root, names), others, on_bad_record)
+        found.headers = list(found.threads.map(found._header, range(len(names))))
+        return found
+
+    def _header(self, row: int):
+        try:
+            return self.codec.header(self.place(row))
+        except Unreadable as error:
+            self._refuse(row, str(error))
+            return None
+
+
 def names_below(root: bytes) -> list[bytes]:
     """The files below root that are not hidden, sorted, so that every file system gives the same order."""
     names = []

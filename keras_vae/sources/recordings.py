@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from keras_vae import audio
-from keras_vae.errors import Refusal, Unreadable
+from keras_vae.errors import Refusal
 from keras_vae.modalities.sound import hop
 from keras_vae.records import Found
 from keras_vae.sources import files
@@ -18,8 +18,6 @@ RATES = (1000, 384000)  # Hz
 
 
 def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Found:
-    if options.given is not None:
-        raise Refusal("usage", "data.given is for images, and the folder holds recordings", "data.given", fix="leave --data.given out")
     found = Recordings.of(root, names, others, options.on_bad_record)
     headers = [header for header in found.headers if header]
     if not headers:
@@ -32,30 +30,16 @@ def find(root: bytes, names: list[bytes], others: int, name: str, options) -> Fo
     first = {}
     for fact in facts:  # the same samples, however they are stored, are one recording
         found.keys[fact["row"]] = first.setdefault(fact["digest"], found.keys[fact["row"]])
-    length = _length(options.seconds, np.array([header.seconds for header in headers]), rate)
+    length = length_of(options.seconds, np.array([header.seconds for header in headers]), rate)
     notes = _notes(headers, facts, of, rate, length / rate) + found.left_over(of)
     decided = {"rate": rate, "seconds": length / rate}
     return found.cut(rate, length).found(name, notes, levels=0, range=(-1.0, 1.0), rate=rate, parts="recordings", decided=decided)
 
 
-class Recordings(files.Files):
+class Recordings(files.Timed):
     """Recordings on disk as records, float32 [n, T]: of each file the first, or, of one twice as long and more, all that are whole."""
 
-    noun = "recording"
-
-    @classmethod
-    def of(cls, root: bytes, names: list[bytes], others: int, on_bad_record: str) -> "Recordings":
-        names = np.array(names)
-        found = cls(root, names, *files.keys_and_sizes(root, names), others, on_bad_record)
-        found.headers = list(found.threads.map(found._header, range(len(names))))
-        return found
-
-    def _header(self, row: int) -> audio.Header | None:
-        try:
-            return audio.header(self.place(row))
-        except Unreadable as error:
-            self._refuse(row, str(error))
-            return None
+    noun, codec = "recording", audio
 
     def facts(self, row: int) -> dict | None:
         if self.headers[row] is None:
@@ -76,7 +60,49 @@ class Recordings(files.Files):
         return audio.read(self.place(row), self.rate, int(self.starts[row]), self.shape[1])
 
 
-def _length(asked: float | None, seconds: np.ndarray, rate: int) -> int:
+class Pieces:
+    """Some rows of waveforms [N, samples] as records, float32 [n, T]: of each the first T samples, or, of waveforms twice as long and more,
+    all pieces that are whole. One that is too short ends in silence."""
+
+    def __init__(self, waves, rows: np.ndarray, samples: int, length: int, where: str):
+        self.waves, self.rows, self.length, self.where, self.count = waves, rows, length, where, max(1, samples // length)
+
+    def __len__(self) -> int:
+        return len(self.rows) * self.count
+
+    def __getitem__(self, rows) -> np.ndarray:
+        rows = np.arange(len(self))[rows]
+        found = np.zeros((len(rows), self.length), "float32")
+        for place, row in enumerate(rows):
+            number, start = self.rows[row // self.count], row % self.count * self.length
+            wave = self.waves[number] if isinstance(self.waves, np.ndarray) else self.waves[np.array([number])][0]
+            piece = sounded(wave[None, start : start + self.length], f"{self.where}, record {number}")[0]
+            found[place, : len(piece)] = piece
+        return found
+
+
+def sounded(waves: np.ndarray, where: str) -> np.ndarray:
+    """Waveforms [n, samples] or [n, samples, 1], of samples from -1 to 1 or int16, as float32 [n, samples]; `Refusal` (data) for others."""
+    waves = waves.reshape(waves.shape[:2])
+    waves = waves.astype("float32") / (2**15 if whole(waves) else 1)
+    if waves.size and not np.abs(waves).max() <= 1.0:
+        why = f"a waveform has samples from {waves.min():g} to {waves.max():g}"
+        raise Refusal("data", "the records are no waveforms", where, why, "samples from -1 to 1, or int16")
+    return waves
+
+
+def whole(waves: np.ndarray) -> bool:
+    """Whether samples are whole numbers of 16 bits."""
+    return waves.dtype.kind == "i" and waves.dtype.itemsize == 2
+
+
+def divided(waves: np.ndarray, length: int) -> np.ndarray:
+    """[n, samples] -> [N, length]: all pieces of each, the last filled up with silence."""
+    missing = -waves.shape[1] % length
+    return np.pad(waves, ((0, 0), (0, missing))).reshape(-1, length)
+
+
+def length_of(asked: float | None, seconds: np.ndarray, rate: int) -> int:
     """Samples of a record, a multiple of the hop of a spectrogram."""
     step = hop(rate)
     if asked is not None:

@@ -17,12 +17,12 @@ VARIANTS = {
 
 def configuration(work: Workload, source: str, variant: str = "default"):
     """The options of train.py that stand for a workload."""
-    from keras_vae.config import Config, override
-
+    if work.kind == "text":
+        return _of_text(work, variant)
     further = ", normalization='group', connections='residual', depth=2" if work.kind == "resnet" else ""
     kind = "Dense" if work.kind == "dense" else "Conv"
     network = "{}(widths={}, activation='relu'" + further + ")"
-    options = {
+    return _config({
         "model.family": f"HierarchicalVAE(groups={work.groups}, channels={work.channels})" if work.groups else "VAE",
         "data.source": source,
         "data.batch_size": work.batch,
@@ -32,17 +32,42 @@ def configuration(work: Workload, source: str, variant: str = "default"):
         "model.decoder": network.format(kind, work.widths[::-1]),
         "model.posterior": f"Normal(size={work.latent})",
         "model.likelihood": "Bernoulli()" if work.likelihood == "bernoulli" else "Normal(sigma='learned')",
-        "optimizer.learning_rate": work.rate,
-        "optimizer.warmup": 0,
-        "optimizer.decay": "Constant()",
-        "optimizer.clip_norm": 0.0,
-        "training.steps": 10**7,
-        **VARIANTS[variant],
-    }
+    }, work, variant)  # fmt: skip
+
+
+def _of_text(work: Workload, variant: str):
+    read, write, width = work.widths
+    network = f"Recurrent(levels={work.levels}, embedding={work.embedding}, widths=({width},), activation='relu', units={{}})"
+    return _config({
+        "data.source": "pydoc",  # which is not read: the records are numbers already
+        "data.batch_size": work.batch,
+        "model.encoder": network.format(read),
+        "model.decoder": network.format(write),
+        "model.posterior": f"Normal(size={work.latent})",
+        "model.likelihood": f"Tokens(levels={work.levels})",
+        "model.objective": "ELBO()",
+    }, work, variant)  # fmt: skip
+
+
+def _config(options: dict, work: Workload, variant: str):
+    from keras_vae.config import Config, override
+
+    plain = {"rate": work.rate, "warmup": 0, "decay": "Constant()", "clip_norm": 0.0}
+    options |= {f"optimizer.{'learning_rate' if name == 'rate' else name}": value for name, value in plain.items()}
     config = Config()
-    for path, value in options.items():
+    for path, value in {**options, "training.steps": 10**7, **VARIANTS[variant]}.items():
         config = override(config, path, value)
     return config
+
+
+def sentences(work: Workload, records: np.ndarray):
+    """The data set of tokens that are numbers already."""
+    from keras_vae import data
+    from keras_vae.modalities.text import Text
+    from keras_vae.vocabulary import END, UNKNOWN, Vocabulary
+
+    known = Vocabulary("words", (END, UNKNOWN, *map(str, range(2, work.levels))))
+    return data.Dataset("sentences", Text(work.shape[0], known), records, records[:200], records[:200])
 
 
 class Contestant:
@@ -56,7 +81,7 @@ class Contestant:
             few = records[:200]  # the splits that are not trained on
             np.savez(path, train=records, validation=few, test=few)
             config = configuration(work, f"npz:{path}", variant)
-            dataset = data.load(config.data, print)
+            dataset = sentences(work, records) if work.kind == "text" else data.load(config.data, print)
             config, _ = choices.resolve(config, dataset)
             self.trainer = training.prepare(config, dataset, devices.Group())
         for variable, value in zip(self.variables(), weights.values(), strict=True):
@@ -65,6 +90,10 @@ class Contestant:
     def variables(self) -> list:
         """The weights in the order of `workloads.initial`."""
         vae = self.trainer.vae
+        if self.work.kind == "text":
+            reader, writer = vae.encoder, vae.decoder
+            layers = reader.look, *reader.read.ways, *reader.units, vae.posterior, writer.look, *writer.units, writer.enter, writer.write
+            return [*(weight for layer in layers for weight in layer.weights), vae.likelihood.kernel, vae.likelihood.bias]
         sigma = [vae.likelihood.log_sigma] if self.work.likelihood == "normal" else []
         parts = vae.encoder, vae.posterior, vae.decoder
         return [*(weight for part in parts for weight in part.weights), *sigma, *vae.likelihood.project.weights, vae.likelihood.bias]
