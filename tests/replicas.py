@@ -3,6 +3,7 @@
 KIND is one (replica), two (logical CPU devices) or workers (this process is one of TF_CONFIG's).
 """
 
+import dataclasses
 import os
 import sys
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_rooms import MEMBERS, SET_UP, models
+from test_rooms import MEMBERS, OF_TEXT, SET_UP, models, shape_of
 
 from keras_vae import VAE, config, data, devices, evaluation, loop, objectives, runs
 from keras_vae.modalities.images import Images
+from keras_vae.modalities.sound import Sound
+from keras_vae.modalities.text import Text
+from keras_vae.vocabulary import Vocabulary
 
 SHAPE, BATCH, STEPS = (5, 7, 3), 16, 9
 
@@ -113,9 +117,9 @@ CASES |= {
         "data.binarize": "dynamic",
         **SMOOTH,
         **{f"model.{kind}": text for kind, text in parts.items()},
+        **({"data.augment": "none"} if shape_of(parts) != SHAPE else {}),  # sentences and recordings are not flipped
     }
     for number, parts in enumerate(models(MEMBERS) + models(SET_UP))
-    if not parts.get("likelihood", "").startswith("Tokens")  # these records are images
 }
 FOLLOWING = {  # weights, slots, running means of the weights, batch statistics, a codebook
     **BATCHED,
@@ -137,16 +141,28 @@ def options(changes: dict) -> config.Config:
     return config.check(result)
 
 
+def records(parts: dict):
+    """101 raw records of a kind that a model is for, and the modality."""
+    random, shape = np.random.default_rng(0), shape_of(parts)
+    if shape == SHAPE:
+        return Images(SHAPE), random.integers(0, 256, (101, *SHAPE)).astype("uint8")
+    if {text.partition("(")[0] for text in parts.values()} & set(OF_TEXT):
+        levels = 5 if any("levels=5" in text for text in parts.values()) else 256
+        return Text(shape[0], Vocabulary("words", tuple(map(str, range(levels))))), random.integers(0, 5, (101, shape[0])).astype("int32")
+    return Sound(shape[0], 8000, "waveform"), random.uniform(-1, 1, (101, shape[0])).astype("float32")
+
+
 def trainer(name: str, group: devices.Group, changes: dict | None = None) -> loop.Trainer:
     """A trainer of a case, with the same records and initial weights on every kind of group."""
     chosen = options(CASES[name] if changes is None else changes)
-    raw = np.random.default_rng(0).integers(0, 256, (101, *SHAPE)).astype("uint8")
-    modality = (Poisoned if name == "poisoned" else Images)(SHAPE, binarize=chosen.data.binarize)
+    modality, raw = records(dataclasses.asdict(chosen.model))
+    if isinstance(modality, Images):
+        modality = (Poisoned if name == "poisoned" else Images)(SHAPE, binarize=chosen.data.binarize)
     dataset = data.Dataset("test", modality, raw[:61], raw[61:81], raw[81:])
     with group.scope():
         vae = runs.build(chosen, modality)
         teacher = runs.build(chosen, modality) if vae.objective.taught else None
-        vae.adapt(Images(SHAPE, binarize=chosen.data.binarize).encode(raw[:61], data.Seed.of(0)))
+        vae.adapt(modality.encode(raw[:61], data.Seed.of(0)))
     return loop.Trainer(vae, dataset, chosen, 20, group, teacher)
 
 
