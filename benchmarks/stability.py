@@ -291,7 +291,12 @@ def pythae(setting: Setting) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         options = BaseTrainerConfig(folder, num_epochs=1, learning_rate=setting.rate, per_device_train_batch_size=batch, no_cuda=True)
         trainer = InOrder(model, Data(x["train"]), None, options)
-        trainer.train()
+        try:
+            trainer.train()
+        except (ArithmeticError, RuntimeError) as error:  # what it and its cross-entropy raise of a NaN
+            if not isinstance(error, ArithmeticError) and "between 0 and 1" not in str(error):
+                raise
+            return {"elbo": None, "ended": str(error)[:200]}
     test = torch.from_numpy(x["test"].astype("float32"))
     with torch.no_grad():
         losses = [float(trainer.model.eval()(DatasetOutput(data=test)).loss) for _ in range(5)]

@@ -4,6 +4,7 @@ The verb launch has no RUN: it starts several workers that train one.
 A run with a class of your own needs --trust MODULE: code named by a file is never imported on the file's word.
 """
 
+import dataclasses
 import functools
 import importlib
 import io
@@ -310,29 +311,13 @@ def optimize(
     if not 0.0 < size < float("inf"):
         raise Refusal("usage", f"--size {size} must be finite and above 0")
     loaded = _load(run)
-    modality, vae = loaded.modality, loaded.vae
-    if property not in modality.properties:
-        known = f"--property {' or '.join(modality.properties)}" if modality.properties else "a run on molecules"
-        raise Refusal("usage", f"{property!r} cannot be optimized", run, "nothing measures it of the run's records", known)
-    if vae.posterior.support != "real" or vae.condition_shape:
-        why = "its codes have no slope" if vae.posterior.support != "real" else "it needs a condition, and codes say nothing of that"
-        raise Refusal("usage", "the run's model has no latent to move in", run, why, "a run with a posterior like Normal()")
+    _refuse_to_optimize(loaded, run, property)
     import numpy as np
-    import tensorflow as tf
 
-    from keras_vae import ascent, evaluation, report
-
-    decoded = tf.function(lambda z, _: [modality.decode(vae.decode(z))], autograph=False)
-
-    def codes(raw):
-        return _over(loaded, _Records(loaded, raw), lambda batch, _: vae.encode(batch["x"])).reshape(len(raw), -1)
-
-    def decode(z):
-        points, most = z.astype("float32").reshape(-1, *vae.latent_shape), evaluation.fitting(vae.footprint)
-        return np.concatenate([made for (made,) in evaluation.batches(decoded, lambda a, b: points[a:b], len(points), most)])
+    from keras_vae import ascent
 
     def measured(raw):
-        return modality.measured(property, raw)
+        return loaded.modality.measured(property, raw)
 
     dataset = _dataset(loaded)
     train = dataset.train[dataset.spread("train", ascent.RECORDS)]
@@ -341,27 +326,69 @@ def optimize(
     if known.sum() < ascent.FEWEST:
         why = f"{known.sum()} of {len(train):,} training records have it"
         raise Refusal("data", f"too few records have the property {property}", run, why, f"{ascent.FEWEST} are the least")
-    x = codes(train[known])
-    head, spread = ascent.fit(x, values[known]), float(x.std(axis=0).mean())
+    codes = _codes(loaded, train[known])
+    head, spread = ascent.fit(codes, values[known]), float(codes.std(axis=0).mean())
     print(f"{property} from the code: {head.explained:.0%} of the variance of training records that the regression has not seen")
     raw = getattr(dataset, split)[:count] if input is None else _records(loaded, input, split, count).raw
-    best, after, before = ascent.climb(head.slope, codes(raw), decode, measured, steps, size * spread, -1.0 if lower else 1.0)
-    given = measured(raw)
-    rows = np.isfinite(given) & np.isfinite(before) & np.isfinite(after)
-    means = [values[rows].mean() if rows.any() else math.nan for values in (given, before, after)]
+    sign = -1.0 if lower else 1.0
+    best, after, before = ascent.climb(head.slope, _codes(loaded, raw), _decoder(loaded), measured, steps, size * spread, sign)
+    _write_optimized(loaded, output, property, (raw, measured(raw)), before, (best, after))
+
+
+def _refuse_to_optimize(loaded, run: str, property: str) -> None:
+    """`Refusal` (usage) where nothing measures the property, or the model has no latent to move in."""
+    modality, vae = loaded.modality, loaded.vae
+    if property not in modality.properties:
+        known = f"--property {' or '.join(modality.properties)}" if modality.properties else "a run on molecules"
+        raise Refusal("usage", f"{property!r} cannot be optimized", run, "nothing measures it of the run's records", known)
+    if vae.posterior.support != "real" or vae.condition_shape:
+        why = "its codes have no slope" if vae.posterior.support != "real" else "it needs a condition, and codes say nothing of that"
+        raise Refusal("usage", "the run's model has no latent to move in", run, why, "a run with a posterior like Normal()")
+
+
+def _codes(loaded, raw):
+    """The codes of raw records, [N, D]."""
+    return _over(loaded, _Records(loaded, raw), lambda batch, _: loaded.vae.encode(batch["x"])).reshape(len(raw), -1)
+
+
+def _decoder(loaded):
+    """Codes [N, D] -> raw records, compiled once."""
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_vae import evaluation
+
+    compiled = tf.function(lambda z, _: [loaded.modality.decode(loaded.vae.decode(z))], autograph=False)
+    most = evaluation.fitting(loaded.vae.footprint)
+
+    def decode(codes):
+        points = codes.astype("float32").reshape(-1, *loaded.vae.latent_shape)
+        return np.concatenate([made for (made,) in evaluation.batches(compiled, lambda a, b: points[a:b], len(points), most)])
+
+    return decode
+
+
+def _write_optimized(loaded, output: Path | None, property: str, given: tuple, before, best: tuple) -> None:
+    """Raw records and their property as given and at best, and the property of the given ones decoded."""
+    import numpy as np
+
+    from keras_vae import report
+
+    modality, folder = loaded.modality, loaded.folder / "outputs" if output is None else output
+    rows = np.isfinite(given[1]) & np.isfinite(before) & np.isfinite(best[1])
+    means = [values[rows].mean() if rows.any() else math.nan for values in (given[1], before, best[1])]
     print("{} of {} records: {:.3f} as given, {:.3f} decoded, {:.3f} the best on the way".format(property, rows.sum(), *means))
-    lines = zip(modality.texts(raw), given, before, modality.texts(best), after, strict=True)
+    lines = zip(modality.texts(given[0]), given[1], before, modality.texts(best[0]), best[1], strict=True)
     table = "".join("{},{:.6g},{:.6g},{},{:.6g}\n".format(*line) for line in lines)
-    folder = loaded.folder / "outputs" if output is None else output
     header = f"given,given_{property},decoded_{property},optimized,optimized_{property}"
     storage.write(folder / "optimized.csv", f"{header}\n{table}".encode())
     print(f"{folder / 'optimized'}.csv")
-    columns = min(8, len(raw))
-    shown = min(40, len(raw)) // columns * columns
-    picture = report.pairs(raw[:shown], best[:shown], columns)
+    columns = min(8, len(best[0]))
+    shown = min(40, len(best[0])) // columns * columns
+    picture = report.pairs(given[0][:shown], best[0][:shown], columns)
     storage.write(folder / "optimized.png", modality.draw(modality.encode(picture), columns))
     print(f"{folder / 'optimized'}.png")
-    _write(loaded, output, "optimized", best)
+    _write(loaded, output, "optimized", best[0])
 
 
 def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples: int | None = None, limit: int | None = None) -> None:
@@ -374,20 +401,14 @@ def evaluate(run: str, /, split: Literal["validation", "test"] = "test", samples
         limit: use only so many records.
     """
     loaded = _load(run)
-    from keras_vae import evaluation, features, report
+    from keras_vae import report, training
     from keras_vae.console import Console
 
-    console = Console()
-    samples = loaded.config.evaluation.samples if samples is None else samples
+    console, options = Console(), loaded.config.evaluation
+    samples = options.samples if samples is None else samples
     _at_least(1, samples=samples, limit=1 if limit is None else limit)
-    dataset = _dataset(loaded)
-    evaluator = evaluation.Evaluator(loaded.vae, dataset, loaded.config.devices.jit == "on")
-    total = min(len(getattr(dataset, split)), limit or len(getattr(dataset, split)))
-    with console.progress("evaluating", total) as advance:
-        figures = evaluator.full(split, samples, limit, advance)
-    found = {"test": figures, "references": evaluator.references(split, limit), "reconstruction_error_of": evaluator.error_of}
-    found |= {"molecules": evaluator.judged(), "task": features.of_class(loaded.vae, dataset)} if split == "test" else {}
-    found |= {"task": asked} if (asked := evaluator.answer(split, limit)) else {}
+    config = dataclasses.replace(loaded.config, evaluation=dataclasses.replace(options, samples=samples, limit=limit))
+    found = training.assess(loaded.vae, _dataset(loaded), config, console, split)
     console.table(f"{loaded.folder.name}: {split} split", report.rows(found))
 
 

@@ -159,13 +159,13 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
 
     console.log(f"evaluating the best model (step {best_step:,}) on the test split")
     began = time.perf_counter()
-    test, references, asked = assess(vae, dataset, config, console)
-    judged = evaluation.Evaluator(vae, dataset).judged()
+    figures = assess(vae, dataset, config, console)
+    test = figures["test"]
     probes, sizes = features.probes(vae, dataset), features.sizes(vae, dataset, test["rate_per_unit"])
     fitted, threshold = None, None
     if isinstance(dataset.task, tasks.Anomaly):
-        asked = anomalies(vae, dataset, config)
-        threshold = asked["threshold"]
+        figures["task"] = anomalies(vae, dataset, config)
+        threshold = figures["task"]["threshold"]
         storage.write_json(folder / runs.THRESHOLD, {"threshold": threshold})
     if vae.posterior.support == "real" and not vae.condition_shape:
         fitted = density.fit(evaluation.Evaluator(vae, dataset).drawn("train", density.RECORDS))
@@ -194,11 +194,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
         "name": config.name,
         "command": shlex.join(["python", *sys.argv]),
         "card": card,
-        "test": test,
-        "reconstruction_error_of": evaluation.Evaluator(vae, dataset).error_of,
-        "references": references,
-        **({"task": asked} if asked else {}),
-        **({"molecules": judged} if judged else {}),
+        **figures,
         **({"features": probes} if probes else {}),
         **({"sizes": sizes} if sizes else {}),
         "symptoms": seen,
@@ -270,14 +266,19 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def assess(vae, dataset: data.Dataset, config: Config, console) -> tuple[dict, dict, dict]:
-    """The final figures of a model on the test split, the reference lines beside them, and the figures of its task."""
+def assess(vae, dataset: data.Dataset, config: Config, console, split: str = "test") -> dict:
+    """The figures of a model on a split, as the report holds them: its own and the reference lines beside them, those of its task, and, of
+    molecules, what samples are worth."""
     options = config.evaluation
     evaluator = evaluation.Evaluator(vae, dataset, jit=config.devices.jit == "on")
-    with console.progress("evaluating", min(len(dataset.test), options.limit or sys.maxsize)) as advance:
-        test = evaluator.full("test", options.samples, options.limit, advance)
-    asked = evaluator.answer("test", options.limit) or features.of_class(vae, dataset)
-    return test, evaluator.references("test", options.limit), asked
+    with console.progress("evaluating", min(len(getattr(dataset, split)), options.limit or sys.maxsize)) as advance:
+        figures = evaluator.full(split, options.samples, options.limit, advance)
+    found = {"test": figures, "reconstruction_error_of": evaluator.error_of, "references": evaluator.references(split, options.limit)}
+    if asked := evaluator.answer(split, options.limit) or (features.of_class(vae, dataset) if split == "test" else {}):
+        found["task"] = asked
+    if split == "test" and (judged := evaluator.judged()):
+        found["molecules"] = judged
+    return found
 
 
 def anomalies(vae, dataset: data.Dataset, config: Config) -> dict:

@@ -86,7 +86,7 @@ FLOORS = (
         "pruning": (),
         "stability": (),
         "sources": (),
-        "sources.arrays": ("sources.tables", "sources.recordings"),
+        "sources.arrays": ("sources.survey", "sources.tables", "sources.recordings"),
         "sources.tables": (),
         "sources.digits": (),
         "sources.files": (),
@@ -97,6 +97,7 @@ FLOORS = (
         "sources.pairs": (),
         "sources.recordings": ("sources", "sources.files"),
         "sources.stills": ("sources", "sources.files"),
+        "sources.survey": ("sources.recordings",),
         "sources.tfds": (),
         "sources.tones": (),
         "data": (
