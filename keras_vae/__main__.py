@@ -456,17 +456,21 @@ def diagnose(run: str, /) -> None:
     """Say what the figures of a run mean, and what to change.
 
     Args:
-        run: folder or name of a finished run.
+        run: folder or name of a run; of one that has not finished what is known so far.
     """
     from keras_vae import diagnosis, folders
     from keras_vae.console import Console
 
-    found = folders.read(folders.finished(run, "report.json"))
-    lines = [diagnosis.line(finding) for finding in diagnosis.diagnose(found.report, found.history)]
-    if not lines:
+    folder = folders.finished(run, "config.json")
+    if (folder / "report.json").exists():
+        found = folders.read(folder)
+        findings = diagnosis.diagnose(found.report, found.history)
+    else:
+        findings = diagnosis.halted(*folders.unfinished(folder))
+    if not findings:
         fix = "train it again with --overwrite"
-        raise Refusal("usage", "the run was never examined", str(found.folder), "it is of an earlier version", fix)
-    Console().card(lines)
+        raise Refusal("usage", "the run was never examined", str(folder), "it is of an earlier version", fix)
+    Console().card([diagnosis.line(finding) for finding in findings])
 
 
 def doctor() -> None:

@@ -15,6 +15,7 @@ LINEAR_ELEMENTS = 2**18  # above, the weights of a linear path would outnumber a
 FEW_RECORDS = 10000  # below, they are moved about a little
 PATIENCE = 0.5  # of the run: a start at PCA is left behind only as the rate falls
 WARMUP = 0.1  # of the run, in which the KL term rises
+RISE = 100  # steps in which the learning rate rises, if a tenth of the run is not less
 DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 
 
@@ -76,7 +77,7 @@ def resolve(config: Config, dataset: data.Dataset, replicas: int = 1) -> tuple[C
         decisions.append((part, f"{text}  ({why})"))
         config = override(config, f"model.{part}", text)
     for path, (value, why) in _sizes(config, dataset, elements, replicas).items():
-        decisions.append((path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})"))
+        decisions += [(path.partition(".")[2].replace("_", " "), f"{value:,}  ({why})")] * bool(why)
         config = override(config, path, value)
     if config.model.objective == "auto":
         warmup = round(WARMUP * total_steps(config, len(dataset.train))) if config.stability.autopilot == "on" else 0
@@ -146,6 +147,11 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
     if config.optimizer.learning_rate is None:
         linear = any(components.parse(text)[1].get("linear") for text in (config.model.encoder, config.model.decoder))
         chosen["optimizer.learning_rate"] = (5e-4, "the networks start at PCA") if linear else (1e-3, "the usual")
+    if config.optimizer.warmup is None:
+        decided = override(config, "data.batch_size", size)
+        steps = chosen["training.steps"][0] if "training.steps" in chosen else total_steps(decided, count)
+        warmup = min(RISE, steps // 10)
+        chosen["optimizer.warmup"] = warmup, "a tenth of the run" * (warmup < RISE)
     if config.evaluation.samples is None:
         work = elements if dataset.modality.ordered else elements * max(1.0, dataset.modality.x_levels / 256)
         long = 100 * work * len(dataset.test) > DECODED_ELEMENTS

@@ -1,5 +1,6 @@
 """The diagnosis: what the figures of a finished run mean, in plain words, and the option to change. Standard library only."""
 
+import math
 import statistics
 from typing import NamedTuple
 
@@ -13,18 +14,21 @@ class Finding(NamedTuple):
     fix: str
 
 
-FIGURES = {"train_elbo", "test_elbo", "elbo_error", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor"}
+FIGURES = {"train_elbo", "test_elbo", "elbo_error", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor", "floored"}
 COLLAPSED = 0.1  # nats of rate below which nothing is said of x
 IDLE = 0.75  # share of active units below which some are said to be idle
 JUDGE, UNLIKE = 0.8, 0.1  # share of test records that a classifier has to be right about, and by which samples may be worse
 IGNORED = 0.2  # worth of z beside its rate
 OVERFITTED = 0.15  # of what the latent brings on training records, lost on test records
 ERRORS = 3.0  # standard errors that the two may differ by because they are of other records
-RISING = 0.02  # of what training brought, gained in its last fifth
-AT_FLOOR = 1.5  # sigma beside its floor
+RISING, LATE = 0.02, 0.8  # of what training brought, gained in what follows this share of it
+FLOORED = 0.25  # of the elements may have a sigma near its floor
 MISFIT = (0.5, 2.0)  # squared residuals beside their variance
 UNFILLED = 0.25  # of the rate, for codes that do not fill the prior
 AMORTIZED = 0.1  # of what the latent brings, lost by the encoder
+SKIPPED = 0.01  # of the updates
+FAST = 5e-3  # a learning rate that may be what made a posterior collapse
+USED = 0.5  # of the codes of a codebook
 VANISHING, EXPLODING = 1e-6, 1e4  # gradient norm of a layer beside the median over all layers
 
 
@@ -35,6 +39,15 @@ def diagnose(report: dict, history: dict[str, list[float]]) -> list[Finding]:
         return []
     found = [finding for rule in RULES if (finding := rule(report, history))]
     return sorted(found, key=lambda finding: not finding.problem) or [HEALTHY]
+
+
+def halted(report: dict, history: dict[str, list[float]]) -> list[Finding]:
+    """Of a run that has not finished: its incidents and its history so far."""
+    text = f"so far it has come to step {history['step'][-1]:,.0f}" if history else "so far there was no validation"
+    text += f", with a validation ELBO of {history['validation.elbo'][-1]:.2f}" if history else ""
+    steps = Finding("not finished", False, text, "")
+    found = unsteady({**report, "train": {"steps": history["step"][-1]} if history else {}}, history)
+    return [found, steps] if found else [steps]
 
 
 HEALTHY = Finding("healthy", False, "nothing that these figures would show is wrong", "")
@@ -63,6 +76,8 @@ def collapsed(report, history):
         return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder: of tokens forget=0.3'
+        rate = max(history.get("learning_rate", [0.0]))
+        fix = f"--optimizer.learning-rate {0.1 * rate:.1g}, or {fix}" if rate >= FAST else fix
         return Finding("posterior collapse", True, f"{said}: nothing is said of x", fix)
     if active < IDLE * units:
         smaller = "fewer groups, or fewer channels in them" if report.get("latents") else f"a latent of {active}"
@@ -125,23 +140,28 @@ def overfitted(report, history):
 
 
 def undertrained(report, history):
-    steps, elbo = history["step"], history["validation.elbo"]
-    if len(steps) < 3 or report["train"]["best_step"] < 0.95 * steps[-1]:
+    last, elbo = history["step"][-1], history["validation.elbo"]
+    if report["train"]["best_step"] < 0.95 * last:
         return None
-    late = next(value for step, value in zip(steps, elbo, strict=True) if step >= 0.8 * steps[-1])
-    start = min(report["references"]["per_pixel_log_likelihood"], late)
-    if elbo[-1] - late <= RISING * max(elbo[-1] - start, 1e-6):
+    start = min(report["references"]["per_pixel_log_likelihood"], *elbo[-1:])
+    seen = [(0, start), *zip(history["step"], elbo, strict=True)][:-1]
+    step, late = next((point for point in seen if point[0] >= LATE * last), seen[-1])
+    rose = (elbo[-1] - late) * min(1.0, (1.0 - LATE) * last / (last - step))
+    if rose <= RISING * max(elbo[-1] - min(start, late), COLLAPSED):
         return None
-    text = f"the validation ELBO rose by {elbo[-1] - late:.2f} nats in the last fifth of the run, to {elbo[-1]:.2f}"
-    return Finding("undertrained", True, text, f"--training.steps {2 * int(steps[-1])}, or a higher --optimizer.learning-rate")
+    text = f"the validation ELBO rose by {elbo[-1] - late:.2f} nats in the last {last - step:,.0f} steps, to {elbo[-1]:.2f}"
+    return Finding("undertrained", True, text, f"--training.steps {2 * int(last)}, or a higher --optimizer.learning-rate")
 
 
 def at_floor(report, history):
-    sigma, floor = report["symptoms"]["sigma"], report["symptoms"]["floor"]
-    if floor is None or sigma >= AT_FLOOR * floor:
+    share, floor = report["symptoms"]["floored"], report["symptoms"]["floor"]
+    if share is None or share <= FLOORED:
         return None
-    text = f"sigma is {sigma:.2g}, its floor {floor:.2g}: the density grows without bound where a value repeats"
-    return Finding("sigma at its floor", True, text, "--data.dequantize, or a likelihood of grey levels like Logistics()")
+    whose = f" of {share:.0%} of the elements" if share < 0.995 else ""
+    text = f"sigma{whose} is near its floor of {floor:.2g}: the density grows without bound where a value repeats"
+    levels = report["test"].get("bits_per_dim") is not None  # grey levels, that is
+    fix = "--data.dequantize, or a likelihood of grey levels like Logistics()" if levels else "a larger floor, as in floor=0.01"
+    return Finding("sigma at its floor", True, text, fix)
 
 
 def misfit(report, history):
@@ -171,10 +191,18 @@ def unfilled(report, history):
 
 def amortized(report, history):
     gap, gain = report["symptoms"]["amortization_gap"], brought(report)
-    if gap is None or gap <= AMORTIZED * max(gain, 1e-6):
+    if gap is None or gap <= max(AMORTIZED * gain, COLLAPSED):
         return None
     text = f"q(z|x) fitted to each record by itself gains {gap:.2f} nats over the encoder's"
     return Finding("amortization gap", False, text, 'a wider or deeper encoder, or --model.objective "Lagging()"')
+
+
+def dead(report, history):
+    used, codes = (report["symptoms"].get(name) for name in ("codes_used", "codes"))
+    if not codes or used >= USED * codes:
+        return None
+    text = f"{used:.0f} of the {codes:.0f} codes are used: the others do nothing"
+    return Finding("dead codes", False, text, f"count={max(2, round(used))}, which would do as well, or a larger revival")
 
 
 def gradient(report, history):
@@ -192,15 +220,18 @@ def gradient(report, history):
 
 
 def unsteady(report, history):
-    incidents = report.get("incidents", ())
+    incidents, train = report.get("incidents", ()), report.get("train", {})
     returns, skipped = ([text for _, what, text in incidents if what == kind] for kind in ("went back", "skipped"))
     if returns:
         text = f"training went back {len(returns)} time{'s' * (len(returns) > 1)}; the last: {returns[-1]}"
-        return Finding("unsteady", True, text, f"--optimizer.learning-rate {0.1 ** len(returns):g} times as high")
+        rate = max(history.get("learning_rate", [0.0]))
+        lower = f"{rate * 0.1 ** len(returns):.1g}" if rate else "a tenth as high"
+        return Finding("unsteady", True, text, f"--optimizer.learning-rate {lower}")
     if skipped:
-        text = f"{len(skipped)} update{'s were' if len(skipped) > 1 else ' was'} skipped; the last: {skipped[-1]}"
-        return Finding("skipped updates", False, text, "a look at these records (incidents.jsonl)")
+        count = int(train.get("skipped", len(skipped)))
+        text = f"{count:,} update{'s were' if count > 1 else ' was'} skipped; the last: {skipped[-1]}"
+        return Finding("skipped updates", count > SKIPPED * train.get("steps", math.inf), text, "a look at these records (incidents.jsonl)")
     return None
 
 
-RULES = (unsteady, unhelpful, unlike, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, amortized, gradient)
+RULES = (unsteady, unhelpful, unlike, collapsed, ignored, overfitted, undertrained, at_floor, misfit, unfilled, dead, amortized, gradient)

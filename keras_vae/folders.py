@@ -74,6 +74,28 @@ def read(folder: Path) -> Result:
     return Result(folder, report, figures, units, asked, options, found["metrics.jsonl"], found["latent.json"], found["data.json"])
 
 
+def unfinished(folder: Path) -> tuple[dict, dict[str, list[float]]]:
+    """What a run that has not finished tells: {"incidents": ...} as in a report, and its history, {} before the first validation.
+    `Refusal` (model) names the file that is damaged."""
+    found = {"incidents.jsonl": [], "metrics.jsonl": {}}
+    for name, reader in (("incidents.jsonl", lambda text: _incidents(map(json.loads, _whole(text)))), ("metrics.jsonl", _history)):
+        try:
+            text = (folder / name).read_text("utf-8") if (folder / name).exists() else ""
+            found[name] = reader(text) if _whole(text) else found[name]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise Refusal("model", f"{name} is damaged", str(folder / name), f"{type(error).__name__}: {error}"[:200]) from None
+    return {"incidents": found["incidents.jsonl"]}, found["metrics.jsonl"]
+
+
+def _incidents(found) -> list[tuple[int, str, str]]:
+    return [(int(line["step"]), str(line["what"]), str(line["text"])) for line in found]
+
+
+def _whole(text: str) -> list[str]:
+    """Lines; what does not end its line was cut short."""
+    return text.split("\n")[:-1]
+
+
 def _report(text: str) -> tuple[dict, dict, list]:
     report = json.loads(text)
     version = report["report_version"]
@@ -92,7 +114,7 @@ def _report(text: str) -> tuple[dict, dict, list]:
     figures |= {f"features.{key}": _number(value) for key, value in report.get("features", {}).items()}
     figures |= {f"sparsity.{key}": _number(value) for key, value in report.get("sparsity", {}).items()}
     report["symptoms"] = {str(key): None if value is None else _number(value) for key, value in report.get("symptoms", {}).items()}
-    report["incidents"] = [(int(found["step"]), str(found["what"]), str(found["text"])) for found in report.get("incidents", ())]
+    report["incidents"] = _incidents(report.get("incidents", ()))
     report["gradients"] = [(str(layer), *map(_number, norms)) for layer, *norms in report.get("gradients", ())]
     if report["test"]["log_likelihood"] is not None:
         for key in ("elbo", "log_likelihood"):
@@ -123,9 +145,8 @@ def _report(text: str) -> tuple[dict, dict, list]:
 
 
 def _history(text: str) -> dict[str, list[float]]:
-    *whole, _ = text.split("\n")  # what does not end its line was cut short
     rows = []
-    for line in (json.loads(line) for line in whole):
+    for line in map(json.loads, _whole(text)):
         row = {"step": _number(line["step"]), "learning_rate": _number(line["learning_rate"])}
         for split in ("train", "validation"):
             row |= {f"{split}.{name}": float(line[split][name]) for name in ("elbo", "distortion", "rate")}

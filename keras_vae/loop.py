@@ -23,10 +23,11 @@ CLEARLY = 1.3  # how much faster it has to be
 MEASURED_CALLS, MEASURED_SECONDS = 3, 0.05
 FAILURES = 3  # checkpoints that may fail in a row before the run ends
 SKIPS_IN_A_ROW = 20  # that end the run, or send it back
+SKIPS, AMONG = 0.1, 1000  # a share that does the same, and the updates it is a share of, at least
 RETURNS, SLOWER = 3, 0.1  # how often a run may go back, and the factor of the learning rate each time
 LOST_STEPS, LOST_SHARE = 100, 0.05  # steps, and their share of the run, that training may be lost before the autopilot goes back
 CLEAR = 0.05  # of the ELBO at the start, below it
-EXPLAINED, EXAMINED = 4, 1024  # skipped steps that are looked into after a call, and records of a batch
+EXPLAINED, NAMED = 4, 8  # skipped steps that are looked into after a call, and records that are named
 LISTED = 100  # incidents of a run
 SAID = {"elbo": "ELBO", "loss": "loss"}
 REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
@@ -34,18 +35,26 @@ REPORTS = 10  # how often a run writes pictures and histograms for TensorBoard
 
 @keras.saving.register_keras_serializable("keras_vae")
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """rate(step) = base * min(1, (step + 1) / warmup) * decay(progress) * plateau, progress from 0 after the warm-up to 1 at `total`."""
+    """rate(step) = base * min(1, (step + 1) / warmup) * decay(progress) * plateau, progress from 0 after the warm-up to 1 at `total`.
 
-    def __init__(self, base: float, warmup: int, decay: str, total: int, plateau: float = 1.0):
+    `step` counts the updates of one optimizer, which was new at step `began` of the run; progress is that of the run.
+    """
+
+    def __init__(self, base: float, warmup: int, decay: str, total: int, plateau: float = 1.0, began: int = 0):
         self.base, self.warmup, self.total, self.decay = base, warmup, total, decay
         self.factor = components.make("decay", decay)
         self.plateau = tf.Variable(float(plateau), trainable=False, name="plateau")
+        self.began = tf.Variable(float(began), trainable=False, name="began")
 
     def __call__(self, step):
         step = tf.cast(step, tf.float32)
-        progress = tf.clip_by_value((step - self.warmup) / max(1, self.total - self.warmup), 0.0, 1.0)
-        rise = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup))
-        return self.base * rise * self.factor(progress, step) * self.plateau
+        rise, run = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup)), step + self.began
+        progress = tf.clip_by_value((run - self.warmup) / max(1, self.total - self.warmup), 0.0, 1.0)
+        return self.base * rise * self.factor(progress, run) * self.plateau
+
+    def at(self, step: int) -> float:
+        """The rate at a step of the run."""
+        return float(self(max(0.0, step - float(self.began.numpy()))))
 
     @classmethod
     def from_config(cls, config):
@@ -53,7 +62,8 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**config)
 
     def get_config(self):
-        return {"base": self.base, "warmup": self.warmup, "decay": self.decay, "total": self.total, "plateau": float(self.plateau.numpy())}
+        state = {"plateau": float(self.plateau.numpy()), "began": int(self.began.numpy())}
+        return {"base": self.base, "warmup": self.warmup, "decay": self.decay, "total": self.total, **state}
 
 
 def make_optimizer(options, rate: Rate) -> keras.optimizers.Optimizer:
@@ -85,7 +95,7 @@ class Watch:
     def __init__(self, patience: int | None, plateau):
         self.patience, self.plateau = patience, plateau
         self.state = {"best": None, "best_step": 0, "stalled": 0, "plateau_stalled": 0, "factor": 1.0}
-        self.state |= {"start": None, "peak": None, "sound": 0, "returns": 0}
+        self.state |= {"start": None, "peak": None, "sound": 0, "returns": 0, "skips": [[0, 0]]}
 
     def see(self, worth: float, step: int, warm: bool) -> bool:
         """Take note of one validation; True if it is the best. Patience counts only once the objective is `warm`."""
@@ -99,19 +109,32 @@ class Watch:
             state.update(plateau_stalled=0, factor=max(self.plateau.final, state["factor"] * self.plateau.factor))
         return better
 
+    def lower(self, worth: float) -> bool:
+        """Whether a -loss is clearly worse than at the start, or half of what had been gained is lost. Where training is just not better
+        yet, it is on the plateau from which many runs begin."""
+        start = self.state["start"]
+        peak = start if self.state["peak"] is None else self.state["peak"]
+        return worth < (peak + start) / 2.0 and clearly_worse(worth, peak, start)
+
     def lost(self, worth: float, step: int, warm: bool) -> int:
-        """For how many steps training, by -loss, has been clearly worse than at its start, or has lost half of what it had gained. Where it
-        is just not better yet, it is on the plateau from which many runs begin. What a loss was before it was `warm` says nothing."""
+        """For how many steps training, by -loss, has been `lower`. What a loss was before it was `warm` says nothing."""
         state, start = self.state, self.state["start"]
         state["peak"] = max(worth if warm else start, start, start if state["peak"] is None else state["peak"])
-        half = worth < (state["peak"] + start) / 2.0
-        if not warm or not (half and clearly_worse(worth, state["peak"], start)):
+        if not (warm and self.lower(worth)):
             state["sound"] = step
         return step - state["sound"]
 
-    def go_back(self, step: int) -> None:
+    def often(self, step: int, skipped: int) -> bool:
+        """Whether more than a tenth of the last 1,000 updates, or of those since the last validation if these are more, were skipped."""
+        marks = self.state["skips"]
+        marks.append([step, skipped])
+        while len(marks) > 2 and marks[1][0] <= step - AMONG:
+            marks.pop(0)
+        return skipped - marks[0][1] > SKIPS * max(AMONG, step - marks[0][0])
+
+    def go_back(self, step: int, skipped: int) -> None:
         """Training begins anew at `step`, slower."""
-        self.state.update(returns=self.state["returns"] + 1, sound=step, stalled=0, plateau_stalled=0)
+        self.state.update(returns=self.state["returns"] + 1, sound=step, stalled=0, plateau_stalled=0, skips=[[step, skipped]])
 
     @property
     def factor(self) -> float:
@@ -238,13 +261,15 @@ class Trainer:
 
     def _steps(self, steps, indices: list, records: list):
         """Train one step for each of the first `steps` rows of `indices` [k, rows of a replica], one such tensor for each replica of this
-        worker, on `records`, resident [N, *raw] or fed [k, rows, *raw]; returns the means since the metrics were reset."""
+        worker, on `records`, resident [N, *raw] or fed [k, rows, *raw], while the guard does not skip too many; returns the means since the
+        metrics were reset, and how many steps were made."""
+        enough = 1 if self.config.stability.on_nonfinite == "abort" else SKIPS_IN_A_ROW
 
         def body(number):
             def step(replica, indices, records):
                 index = tf.ensure_shape(indices[number], (self.part,))
                 first = replica * self.part
-                seed = Seed.of(self.vae.seed, tf.convert_to_tensor(self.optimizer.iterations), first)
+                seed = Seed.of(self.vae.seed, self.vae.step, first)
                 raw = tf.gather(records, index) if self.resident else records[number]
                 batch = self.made(self.augment(raw, seed.fold("augment")), index, seed)
                 place = first, tf.constant(self.batch_size, tf.int64)
@@ -253,8 +278,9 @@ class Trainer:
             self.group.run(step, indices, records)
             return (number + 1,)
 
-        tf.while_loop(lambda number: number < steps, body, (0,), parallel_iterations=1)
-        return self.vae.get_metrics_result()
+        more = lambda number: (number < steps) & (self.vae.guard.in_a_row < enough)  # noqa: E731
+        (done,) = tf.while_loop(more, body, (0,), parallel_iterations=1)
+        return self.vae.get_metrics_result(), done
 
     def made(self, raw, index, seed: Seed) -> dict:
         """The batch of raw training records and their numbers."""
@@ -275,8 +301,13 @@ class Trainer:
         fed = self.resident or self.group.split(self._filled(fed), axis=1)
         self.seconds["wait"] += time.perf_counter() - started
         started = time.perf_counter()
-        metrics = {name: float(value) for name, value in self.call(tf.constant(steps), indices, fed).items()}
+        found, done = self.call(tf.constant(steps), indices, fed)
+        metrics, done = {name: float(value) for name, value in found.items()}, int(done)
         elapsed = time.perf_counter() - started
+        if done < steps and self.feed:  # it is ahead
+            self.feed.close()
+            self.feed = None
+        steps = done
         if self.seconds["compile"]:
             self.seconds["step"] += elapsed
             self.called = (steps, elapsed)
@@ -346,20 +377,29 @@ class Trainer:
     def _explain(self, step: int) -> tuple[str, dict]:
         """Why a step was skipped: its batch, made once more, scored with the weights of now. Which terms of the objective are not finite,
         for which training records (of this worker); none, if only the gradient was not, or no longer is."""
-        rows = self._order(step, 1)[0][:EXAMINED]
-        seed = Seed.of(self.vae.seed, tf.constant(step, tf.int64), self.part * self.group.local * self.group.worker)
-        raw = self.augment(tf.constant(self.dataset.train[rows]), seed.fold("augment"))
-        batch = self.made(raw, tf.constant(rows), seed)
-        terms = self.vae.objective(batch, self.vae.infer(batch, seed, samples=self.vae.objective.draws), tf.constant(step, tf.int64))
-        bad = {name: ~np.isfinite(np.broadcast_to(values, len(rows))) for name, values in terms.items()}
-        names, records = [name for name in bad if bad[name].any()], rows[np.logical_or.reduce([*bad.values()])][:8].tolist()
-        text = f"{', '.join(names)} of training records {', '.join(map(str, records))}" if names else "the gradient"
-        return f"update skipped, not finite: {text}", {"terms": names, "records": records}
+        rows, draws, names, hit = self._order(step, 1)[0], self.vae.objective.draws, [], []
+        size = evaluation.fitting(self.vae.footprint, draws)
+        first = self.part * self.group.local * self.group.worker
+        for start in range(0, len(rows), size):
+            part, seed = rows[start : start + size], Seed.of(self.vae.seed, tf.constant(step, tf.int64), first + start)
+            raw = self.augment(tf.constant(self.dataset.train[part]), seed.fold("augment"))
+            batch = self.made(raw, tf.constant(part), seed)
+            terms = self.vae.objective(batch, self.vae.infer(batch, seed, samples=draws), tf.constant(step, tf.int64))
+            bad = {name: ~np.isfinite(np.broadcast_to(values, len(part))) for name, values in terms.items()}
+            names += [name for name in bad if bad[name].any() and name not in names]
+            hit += part[np.logical_or.reduce([*bad.values()])].tolist()
+        hit = hit[:NAMED]
+        files = records.names_of(self.dataset.train, np.array(hit, "int64"))
+        text = f"{', '.join(names)} of training records {', '.join(map(str, hit))}" if names else "the gradient"
+        text += f" ({', '.join(files)})" if files else ""
+        return f"update skipped, not finite: {text}", {"terms": names, "records": hit, **({"files": files} if files else {})}
 
     def _note(self, step: int, what: str, text: str, figures: dict) -> None:
         """Add to the incidents of the run, and tell."""
-        if what != "skipped" or len(self.incidents) < LISTED:
-            self.incidents.append({"step": step, "what": what, "text": text, "learning_rate": float(self.rate(step)), **figures})
+        if what == "skipped" and len(self.incidents) == LISTED:
+            text = "updates were skipped; from here on they are counted and not listed"
+        if what != "skipped" or len(self.incidents) <= LISTED:
+            self.incidents.append({"step": step, "what": what, "text": text, "learning_rate": self.rate.at(step), **figures})
             self.tell(self.incidents[-1])
 
     def _recover(self, what: str, where: str) -> None:
@@ -380,20 +420,26 @@ class Trainer:
             fresh = make_optimizer(self.config.optimizer, self.rate)
             fresh.build(self.vae.trainable_variables)
         for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
-            if variable is not self.optimizer.iterations:
-                variable.assign(as_array(value))
+            variable.assign(as_array(value))
         self._start_averages()
-        self.vae.guard.in_a_row.assign(0)
-        self.vae.guard.skipped.assign(self.skipped)
+        guard = self.vae.guard
+        for variable, value in ((guard.in_a_row, 0), (guard.skipped, self.skipped), (guard.began, self.step)):
+            variable.assign(value)
         self.vae.reset_metrics()
-        self.watch.go_back(self.step)
-        self.rate.plateau.assign(self.watch.factor)
+        self.watch.go_back(self.step, self.skipped)
+        self._set_rate()
         to = state["best_step"] if gained else 0
-        text = f"{why}; back to the weights of step {to:,}, at a learning rate of {float(self.rate(self.step)):.2g} now"
+        slower = f"a learning rate that rises to {self.rate.at(self.step + self.rate.warmup):.2g}"
+        text = f"{why}; back to the weights of step {to:,}, with {slower}"
         self._note(self.step, "went back", text, {"to": to})
 
+    def _set_rate(self) -> None:
+        """As the watch and the guard say: the rate has no place in a checkpoint."""
+        self.rate.plateau.assign(self.watch.factor)
+        self.rate.began.assign(float(self.vae.guard.began.numpy()))
+
     def _refusal(self, what: str, where: str) -> Refusal:
-        why = "the learning rate is too high for this model, or the data is badly scaled"
+        why = "the learning rate is too high for this model, the data is badly scaled, or it has records that incidents.jsonl names"
         if self.watch.state["returns"]:
             where += f", after {self.watch.state['returns']} returns to the best weights"
         fix = f"--optimizer.learning-rate {self.config.optimizer.learning_rate * SLOWER ** (self.watch.state['returns'] + 1):g}"
@@ -445,7 +491,7 @@ class Trainer:
                 self.watch.state["best"] = None  # of weights that are not as sparse as asked
             if self.watch.see(worth, self.step, warm):
                 self.best = [as_array(weight) for weight in self.vae.weights]
-        self.rate.plateau.assign(self.watch.factor)
+        self._set_rate()
         self.seconds["evaluate"] += time.perf_counter() - started
         if not math.isfinite(worth):
             self._recover(f"the validation {SAID[self.decides]} is not finite", f"step {self.step}")
@@ -453,7 +499,7 @@ class Trainer:
         line = {
             "step": self.step,
             "epoch": round(self.step * self.batch_size / len(self.dataset.train), 4),
-            "learning_rate": float(self.rate(self.step)),
+            "learning_rate": self.rate.at(self.step),
             "train": train,
             "validation": figures,
         }
@@ -461,12 +507,18 @@ class Trainer:
         trained = int(self.vae.trackers["loss"].count.numpy())
         self.vae.reset_metrics()
         if self.watch.state["start"] is not None and trained:
-            self._steer(-train["loss"], warm)
+            self._steer(-train["loss"], evaluator, warm)
+        if self.watch.often(self.step, self.skipped):
+            what = f"more than a tenth of the last {AMONG:,} updates were skipped: the loss or its gradient was not finite"
+            self._recover(what, f"step {self.step}")
         return line
 
-    def _steer(self, worth: float, warm: bool) -> None:
+    def _steer(self, worth: float, evaluator: evaluation.Evaluator, warm: bool) -> None:
         """Go back if training has lost its way, which no single step shows."""
         state = self.watch.state
+        if warm and self.watch.lower(worth):  # one batch alone can do that to a mean
+            found = -evaluator.loss("validation", self.batch_size)
+            worth = found if math.isfinite(found) else -sys.float_info.max
         lost = self.watch.lost(worth, self.step, warm)
         if lost >= max(LOST_STEPS, LOST_SHARE * self.total) and state["returns"] < RETURNS:
             was = f"it was {-state['peak']:.2f} at best, {-state['start']:.2f} at the start"
@@ -529,7 +581,7 @@ class Trainer:
         self.step, self.history, self.watch.state = state["step"], state["history"], state["watch"]
         self.incidents, self.skipped = state["incidents"], int(self.vae.guard.skipped.numpy())
         self.first_step, self.earlier = self.step, state["seconds"]
-        self.rate.plateau.assign(self.watch.factor)
+        self._set_rate()
         return True
 
     def _check_arrays(self, arrays: dict, folder: Path) -> None:

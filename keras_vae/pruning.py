@@ -56,7 +56,7 @@ def around(vae):
     optimizer = vae.optimizer
     before = [(network, [tf.convert_to_tensor(kernel) for kernel in network.kernels]) for network in networks(vae)]
     yield
-    step = tf.convert_to_tensor(optimizer.iterations)
+    step = vae.step
     averages = optimizer._model_variables_moving_average if optimizer.use_ema else ()
     average_of = {id(weight): average for weight, average in zip(vae.trainable_weights, averages, strict=False)}
     for network, kernels in before:

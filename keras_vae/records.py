@@ -4,6 +4,7 @@ Records are anything with a length and `records[rows]` -> array [n, *raw], for a
 an array on disk, a folder of pictures.
 """
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +58,19 @@ def choose(records, rows: np.ndarray):
     if isinstance(records, Chosen):
         return Chosen(records.records, records.rows[rows], records.convert)
     return records[rows] if in_memory(records) else Chosen(records, rows)
+
+
+def shown(name: bytes) -> str:
+    """A file name for a message: on one line, whatever is in it."""
+    return ascii(os.fsdecode(name))[1:-1] if not name.isascii() or not name.decode().isprintable() else name.decode()
+
+
+def names_of(records, rows) -> list[str]:
+    """Of the files that hold some rows; none where these lie in no files."""
+    while isinstance(records, Chosen):
+        records, rows = records.records, records.rows[rows]
+    names = getattr(records, "names", None)
+    return [] if names is None else [shown(name) for name in names[rows]]
 
 
 def in_memory(records) -> bool:

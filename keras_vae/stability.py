@@ -33,6 +33,7 @@ class Guard(keras.layers.Layer):
         self.skipped = state("skipped", "int32")
         self.in_a_row = state("in_a_row", "int32")
         self.latest = state("latest", "int64", shape=(LATEST,))
+        self.began = state("began", "int64")  # the step that the optimizer of now was new at
         self.built = True
 
     def limit(self) -> tf.Tensor:

@@ -13,6 +13,7 @@ RECORDS = 500  # of a split that are looked at
 FITTED, FEWEST, LARGE = 32, 8, 2**15  # records whose posterior is fitted one by one, at most and at least, and elements of them all
 WRITTEN = 2**18  # places times tokens of a sentence, at most, for that
 STEPS, RATE, DRAWS = 200, 0.02, 16  # of that fit
+NEAR = 1.5  # sigma beside its floor
 
 
 def measure(vae, dataset, density=None) -> dict[str, float | None]:
@@ -22,7 +23,7 @@ def measure(vae, dataset, density=None) -> dict[str, float | None]:
     bounds = [-_total(vae, batch).astype("float64") for batch in (train, test)]
     seen = dict(zip(("train_elbo", "test_elbo"), map(np.mean, bounds), strict=True)) | {"elbo_error": _error(bounds)}
     found = {**seen, **_aggregate(vae, test, density), "worth": _worth(vae, test), "amortization_gap": _amortization_gap(vae, test)}
-    found |= _spread(vae, test)
+    found |= {**_spread(vae, test), **_codes(vae, (train, test))}
     return {name: None if value is None else float(value) for name, value in found.items()}
 
 
@@ -127,12 +128,29 @@ def _amortization_gap(vae, batch) -> float | None:
 
 
 def _spread(vae, batch) -> dict:
-    """`residual`: E (x - mean)^2 / variance, 1 where a normal likelihood fits; its `sigma`, and the `floor` it cannot fall below."""
+    """`residual`: E (x - mean)^2 / variance, 1 where a normal likelihood fits; its `sigma`, the `floor` it cannot fall below, and the share
+    of the elements that are near it, `floored`. Columns of a table have a floor that is meant to be met."""
     batch = _part(batch, 0, FITTED)
     p, x = vae.infer(batch, _seed()).likelihood, batch["x"]
-    if not isinstance(p, distributions.Normal):
-        return {"residual": None, "sigma": None, "floor": None}
-    scored = batch.get("mask", tf.ones_like(x))
-    residual = tf.reduce_sum(scored * tf.square((x - p.loc) * tf.exp(-p.log_scale))) / tf.reduce_sum(scored)
-    floor = None if isinstance(vae.likelihood.sigma, float) else vae.likelihood.floor
-    return {"residual": residual, "sigma": tf.exp(tf.reduce_mean(p.log_scale)), "floor": floor}
+    if not isinstance(p, distributions.Normal | distributions.Laplace | distributions.StudentT):
+        return dict.fromkeys(("residual", "sigma", "floor", "floored"))
+    scored, residual, floor = batch.get("mask", tf.ones_like(x)), None, None
+    if isinstance(p, distributions.Normal):
+        residual = tf.reduce_sum(scored * tf.square((x - p.loc) * tf.exp(-p.log_scale))) / tf.reduce_sum(scored)
+    if not isinstance(vae.likelihood.sigma, float):
+        floor = vae.likelihood.floor
+    near = None if floor is None else tf.reduce_mean(tf.cast(p.log_scale < math.log(NEAR * floor), tf.float32))
+    return {"residual": residual, "sigma": tf.exp(tf.reduce_mean(p.log_scale)), "floor": floor, "floored": near}
+
+
+def _codes(vae, batches) -> dict:
+    """How many codes of a codebook these records use, of those that they could use."""
+    count = getattr(vae.posterior, "count", None)
+    if vae.posterior.support != "codes" or count is None:
+        return {"codes": None, "codes_used": None}
+
+    def used(batch, seed):
+        return (tf.argmax(vae.posterior.codes(vae.infer(batch, seed).latents[0].z), axis=-1),)
+
+    numbers = np.concatenate([_over(used, vae, batch)[0].ravel() for batch in batches])
+    return {"codes": min(count, len(numbers)), "codes_used": len(np.unique(numbers))}

@@ -183,7 +183,7 @@ class VAE(keras.Model):
 
     def train_step(self, data) -> dict:
         """One update: gradient, sum over the replicas, clip, guard, then apply everything or nothing. The only training step there is."""
-        batch, step = as_batch(data), tf.convert_to_tensor(self.optimizer.iterations)
+        batch, step = as_batch(data), self.step
         first, count = batch.pop("place", None) or devices.place(tf.shape(batch["x"])[0])
         before = [tf.convert_to_tensor(variable) for variable in self.moving]
         parts = self.compiled_gradients(batch, Seed.of(self.seed, step, row=first), step, count)
@@ -196,7 +196,7 @@ class VAE(keras.Model):
         (gradients, loss, terms, statistics), (count, before) = parts, constants
         limit = self.guard.limit() if self.clip_norm is None else self.clip_norm or math.inf
         gradients, norm = stability.clip(gradients, limit)
-        healthy, step = stability.healthy(loss, norm), tf.convert_to_tensor(self.optimizer.iterations)
+        healthy, step = stability.healthy(loss, norm), self.step
         phases = self.objective.phases(step)
         held = [~phases[kind] if (kind := self.part_of(weight)) in phases else None for weight in self.trainable_weights] if phases else []
         with pruning.around(self), stability.only_if(healthy, self.optimizer, self.trainable_weights, held):
@@ -210,6 +210,11 @@ class VAE(keras.Model):
         self.guard.update(healthy, norm, step)
         self.clipped.update_state(tf.cast(healthy & (norm > limit), tf.float32))
         self.skipped.update_state(tf.cast(~healthy, tf.float32))
+
+    @property
+    def step(self) -> tf.Tensor:
+        """How many updates training has come to, int64 []: a run that went back has had more than one optimizer."""
+        return self.guard.began + tf.convert_to_tensor(self.optimizer.iterations)
 
     def part_of(self, weight) -> str:
         """The kind of the part a weight belongs to."""
@@ -228,7 +233,7 @@ class VAE(keras.Model):
         first, count = devices.place(tf.shape(batch["x"])[0])
         seen = tf.convert_to_tensor(self.trackers["loss"].count)  # so figures do not depend on the batch size
         inference = self.infer(batch, Seed.of(self.seed, row=seen + first).fold("test"), samples=self.objective.draws)
-        terms = self.objective(batch, inference, tf.convert_to_tensor(self.optimizer.iterations))
+        terms = self.objective(batch, inference, self.step)
         sums = devices.total({name: tf.reduce_sum(values) for name, values in terms.items()})
         for name, tracker in self.trackers.items():
             tracker.update_state(sums[name], count)

@@ -32,6 +32,7 @@ HEALTHY = {
         "residual": 1.1,
         "sigma": 0.1,
         "floor": 1e-3,
+        "floored": 0.0,
     },
 }
 HISTORY = {"step": [100.0 * k for k in range(1, 11)], "validation.elbo": [-200.0 + 100.0 * (1.0 - math.exp(-k)) for k in range(1, 11)]}
@@ -47,7 +48,7 @@ def named(changes=(), history=HISTORY) -> list[str]:
 
 def test_a_healthy_run_is_called_so():
     assert named() == ["healthy"]
-    unknown = ("elbo_error", "mutual_information", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor")
+    unknown = ("elbo_error", "mutual_information", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor", "floored")
     assert named([("symptoms", key, None) for key in unknown]) == ["healthy"]
     assert diagnosis.diagnose({"symptoms": {}}, HISTORY) == []
     for key in diagnosis.FIGURES:
@@ -92,10 +93,12 @@ def test_samples_of_other_classes_are_a_problem_where_classes_can_be_told(sample
         ("decoder ignores z", [("symptoms", "worth", 1.0)], HISTORY),
         ("overfitted", [("symptoms", "train_elbo", -80.0)], HISTORY),
         ("undertrained", [("train", "best_step", 1000)], RISING),
-        ("sigma at its floor", [("symptoms", "sigma", 1.2e-3)], HISTORY),
+        ("sigma at its floor", [("symptoms", "floored", 1.0)], HISTORY),
+        ("sigma at its floor", [("symptoms", "floored", 0.4)], HISTORY),
         ("likelihood misfit", [("symptoms", "residual", 0.1)], HISTORY),
         ("likelihood misfit", [("symptoms", "residual", 4.0)], HISTORY),
         ("codes do not fill the prior", [("symptoms", "aggregate_gap", 8.0)], HISTORY),
+        ("dead codes", [("symptoms", "codes", 256), ("symptoms", "codes_used", 40)], HISTORY),
         ("amortization gap", [("symptoms", "amortization_gap", 20.0)], HISTORY),
     ],
 )
@@ -154,7 +157,7 @@ def test_every_option_that_a_fix_names_is_one():
 def test_every_rule_is_tested_and_problems_come_first():
     both = named([("test", "active_units", 5), ("symptoms", "worth", 1.0)])
     assert both == ["decoder ignores z", "idle units"]
-    assert len(diagnosis.RULES) == 12  # of which "unsteady" is tested in test_stability.py, those of tasks above
+    assert len(diagnosis.RULES) == 13  # of which "unsteady" is tested in test_stability.py, those of tasks above
 
 
 def test_records_that_differ_by_chance_are_not_learned_by_heart():
@@ -165,6 +168,78 @@ def test_records_that_differ_by_chance_are_not_learned_by_heart():
 
 def test_a_run_that_stopped_early_is_not_undertrained():
     assert named([("train", "best_step", 500)], RISING) == ["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "elbo", "said"),
+    [
+        ([200], [-150.0], "50.00 nats in the last 200 steps"),
+        ([200, 400], [-150.0, -130.0], "20.00 nats in the last 200 steps"),
+        ([200, 400, 600], [-150.0, -140.0, -130.0], "10.00 nats"),
+        ([200, 400, 600], [-150.0, -101.0, -100.0], ""),
+        ([200], [-199.99], ""),  # it has learned nothing, of which other rules speak
+        ([200], [-250.0], ""),
+    ],
+)
+def test_a_run_of_few_validations_can_be_undertrained_too(steps, elbo, said):
+    report = copy.deepcopy(HEALTHY)
+    report["train"]["best_step"] = steps[-1]
+    found = diagnosis.undertrained(report, {"step": list(map(float, steps)), "validation.elbo": elbo})
+    assert (found is not None) == bool(said) and (not found or said in found.text)
+
+
+def test_a_collapse_at_a_high_rate_is_not_laid_on_the_kl_term_alone():
+    report = copy.deepcopy(HEALTHY)
+    report["test"].update(active_units=0)
+    fixes = {rate: diagnosis.collapsed(report, {"learning_rate": [rate, 0.0]}).fix for rate in (1e-3, 0.1)}
+    assert fixes[0.1].startswith("--optimizer.learning-rate 0.01, or --model.objective") and fixes[1e-3].startswith("--model.objective")
+
+
+def test_an_encoder_that_loses_next_to_nothing_is_not_blamed():
+    gained = [("symptoms", "test_elbo", -199.9), ("symptoms", "train_elbo", -199.9), ("symptoms", "worth", None)]
+    assert named([*gained, ("symptoms", "amortization_gap", 0.05)]) == ["healthy"]
+    assert named([*gained, ("symptoms", "amortization_gap", 0.5)]) == ["amortization gap"]
+
+
+@pytest.mark.parametrize(("bits", "fix"), [(3.0, "--data.dequantize"), (None, "floor=0.01")])
+def test_a_sigma_at_its_floor_is_helped_in_a_way_that_the_data_allows(bits, fix):
+    report = copy.deepcopy(HEALTHY)
+    report["test"]["bits_per_dim"] = bits
+    assert fix in diagnosis.at_floor(report | {"symptoms": report["symptoms"] | {"floored": 0.5}}, HISTORY).fix
+
+
+def test_a_run_that_has_not_finished_tells_what_is_known():
+    went = ("went back", "training is lost")
+    names = [
+        [finding.name for finding in diagnosis.halted({"incidents": incidents}, history)]
+        for incidents, history in (([], {}), ([(9, *went)], {}), ([(9, *went)], HISTORY | {"learning_rate": [0.1] * 10}))
+    ]
+    assert names == [["not finished"], ["unsteady", "not finished"], ["unsteady", "not finished"]]
+    assert "no validation" in diagnosis.halted({"incidents": []}, {})[0].text
+    assert "step 1,000" in diagnosis.halted({"incidents": []}, HISTORY)[0].text
+
+
+def test_a_run_that_failed_can_be_diagnosed(train, python, tmp_path, monkeypatch):
+    """It is then that it is needed most."""
+    monkeypatch.chdir(tmp_path)
+    Path("poison.py").write_text(
+        "import numpy as np\nimport tensorflow as tf\nimport keras_vae\nfrom dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass Bad(keras_vae.objectives.ELBO):\n"
+        "    def __call__(self, batch, inference, step):\n"
+        "        terms = super().__call__(batch, inference, step)\n"
+        "        return {**terms, 'loss': terms['loss'] + tf.where(step > 5, np.nan, 0.0)}\n"
+    )
+    small = [word for kind in ("encoder", "decoder") for word in (f"--model.{kind}", "Dense(widths=(8,))")]
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--model.objective", "poison:Bad()", "--training.steps", "300", "--devices.jit", "off", "--stability.on-nonfinite", "skip"]
+    code, said = train(*small, *options, "--name", "t", "--training.evaluate-every", "0.1")
+    assert code == 5, said
+    found = python("-m", "keras_vae", "diagnose", "t")
+    text = " ".join(found.stdout.split())
+    assert found.returncode == 0 and "updates were skipped" in text and "not finished" in text, found.stderr
+    Path("saved_models/t/metrics.jsonl").write_text("{\n")
+    found = python("-m", "keras_vae", "diagnose", "t")
+    assert found.returncode == 4 and "metrics.jsonl is damaged" in found.stderr and "Traceback" not in found.stderr
 
 
 # ---- the figures
@@ -227,6 +302,30 @@ def test_the_residual_of_a_normal_is_one_where_it_fits():
     )
     assert symptoms._spread(build((4, 4, 1)), {"x": binary(4, (4, 4, 1))})["residual"] is None
     assert symptoms._spread(build((4, 4, 1), likelihood="Normal()"), {"x": x})["floor"] == 1e-3
+
+
+@pytest.mark.parametrize("name", ["Normal", "Laplace", "StudentT"])
+def test_the_share_of_elements_near_the_floor_is_counted(name):
+    """A mean over all would hide that half of them are."""
+    x = grey(64, (4, 4, 1))
+    x[:, :2] = 0.5
+    vae = build((4, 4, 1), likelihood=f"{name}(sigma='predicted', floor=0.001)")
+    vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
+    bias = np.zeros(vae.likelihood.bias.shape, "float32")
+    bias[..., 1] = np.where(np.arange(4)[:, None, None] < 2, -12.0, -1.0)
+    vae.likelihood.bias.assign(bias)
+    found = symptoms._spread(vae, {"x": x})
+    assert float(found["floored"]) == 0.5 and float(found["sigma"]) > 3 * found["floor"]
+
+
+def test_codes_that_no_record_uses_are_counted():
+    vae, x = build((4, 4, 1), posterior="VQ(positions=3, size=2, count=20)", prior="Uniform()"), binary(30, (4, 4, 1))
+    codes = vae.posterior.codes(vae.infer({"x": tf.constant(x)}, Seed.of(0)).latents[0].z)
+    used = int(np.asarray(codes).max(axis=(0, 1)).sum())
+    assert 1 < used < 20
+    assert symptoms._codes(vae, ({"x": x}, {"x": x})) == {"codes": 20, "codes_used": used}
+    assert symptoms._codes(vae, ({"x": x[:2]}, {"x": x[:1]}))["codes"] == 9  # so few could use no more
+    assert symptoms._codes(build((4, 4, 1)), ({"x": x},))["codes"] is None
 
 
 @pytest.mark.parametrize("kind", ["full", "diag"])

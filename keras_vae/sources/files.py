@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from keras_vae.errors import Refusal, Unreadable
-from keras_vae.records import Found, choose
+from keras_vae.records import Found, choose, shown
 
 KEPT = 2**27  # bytes of records that are kept in memory; those of a larger folder are read again at each visit
 CHECKED, CHECKED_BYTES = 10_000, 2**29  # files that are looked at before training, spread over the folder
@@ -239,11 +239,6 @@ def _folders(names: np.ndarray, depth: int) -> np.ndarray:
     """The folder at `depth` below the root that each file lies in, b"" if it lies higher."""
     parts = (name.split(b"/", depth + 1) for name in names)
     return np.array([part[depth] if len(part) > depth + 1 else b"" for part in parts])
-
-
-def shown(name: bytes) -> str:
-    """A file name for a message: on one line, whatever is in it."""
-    return ascii(os.fsdecode(name))[1:-1] if not name.isascii() or not name.decode().isprintable() else name.decode()
 
 
 def named(path, suffixes: tuple, noun: str) -> tuple[bytes, list[bytes]]:
