@@ -293,8 +293,12 @@ def pythae(setting: Setting) -> dict:
         trainer = InOrder(model, Data(x["train"]), None, options)
         try:
             trainer.train()
-        except (ArithmeticError, RuntimeError) as error:  # what it and its cross-entropy raise of a NaN
-            if not isinstance(error, ArithmeticError) and "between 0 and 1" not in str(error):
+        except (
+            ArithmeticError,
+            RuntimeError,
+            UnboundLocalError,
+        ) as error:  # what it and its cross-entropy raise of a NaN or a loss above 1e10
+            if not isinstance(error, ArithmeticError) and not any(part in str(error) for part in ("between 0 and 1", "best_model")):
                 raise
             return {"elbo": None, "ended": str(error)[:200]}
     test = torch.from_numpy(x["test"].astype("float32"))
