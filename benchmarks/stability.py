@@ -293,11 +293,7 @@ def pythae(setting: Setting) -> dict:
         trainer = InOrder(model, Data(x["train"]), None, options)
         try:
             trainer.train()
-        except (
-            ArithmeticError,
-            RuntimeError,
-            UnboundLocalError,
-        ) as error:  # what it and its cross-entropy raise of a NaN or a loss above 1e10
+        except (ArithmeticError, RuntimeError, UnboundLocalError) as error:  # of a NaN, or of a loss that is never below 1e10
             if not isinstance(error, ArithmeticError) and not any(part in str(error) for part in ("between 0 and 1", "best_model")):
                 raise
             return {"elbo": None, "ended": str(error)[:200]}
