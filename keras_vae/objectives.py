@@ -476,7 +476,7 @@ class SpectralDistance(ELBO):
         return "" if not shape or longest <= shape[0] else f"a window of {longest} is longer than the {shape[0]} samples of a record"
 
 
-SOFTEST = 1e-4  # magnitude beside that of a sine at full scale: what is softer is silence
+SOFTEST = 1e-3  # magnitude beside that of a sine at full scale: what is softer is silence
 
 
 def spectral_distance(x, y, windows: tuple) -> tf.Tensor:

@@ -88,7 +88,7 @@ def test_the_loop_stays_ahead_of_plain_fit_in_the_same_process(monkeypatch):
     workloads = importlib.import_module("workloads")
     work = dataclasses.replace(workloads.WORKLOADS["W1"], records=12_800)
     records = workloads.pictures(work, work.records)
-    weights = workloads.initial(work, records.mean(axis=0) / 255.0)
+    weights = workloads.initial(work, records)
     racers = [
         importlib.import_module(f"contestants.{name}").Contestant(work, variant, records, weights)
         for name, variant in (("ours", "default"), ("keras_fit", "plain"))
