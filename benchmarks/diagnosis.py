@@ -20,6 +20,7 @@ from keras_vae import diagnosis, folders
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = ("--data.source", "few")  # records of the set
+OFTEN = ("--training.evaluate-every", "often")  # about ten steps
 
 
 def objective(text):
@@ -45,8 +46,8 @@ RUNS = [
     ("overfitted", (*FEW, "--training.steps", "1500")),
     ("overfitted", (*FEW, "--training.steps", "1500", "--model.posterior", "Normal(size=64)")),
     ("overfitted", (*FEW, "--training.steps", "1000", "--optimizer.learning-rate", "2e-3")),
-    ("undertrained", ("--training.steps", "60", "--training.evaluate-every", "0.5")),
-    ("undertrained", ("--optimizer.learning-rate", "2e-5", "--training.steps", "600")),
+    ("undertrained", ("--training.steps", "60", *OFTEN)),
+    ("undertrained", ("--optimizer.learning-rate", "2e-5", "--training.steps", "600", *OFTEN)),
     ("sigma at its floor", likelihood("Normal(sigma='learned', floor=0.3)")),
     ("sigma at its floor", likelihood("Normal(sigma='optimal', floor=0.25)")),
     ("likelihood misfit", likelihood("Normal(sigma=1.0)")),
@@ -94,7 +95,8 @@ def main() -> None:
         data = ("--data.source", f"python:diagnosis:few_{options.set}") if few else SETS[options.set]
         name = f"diagnosis-{options.set}-{options.seed}-{number}"
         command = [sys.executable, str(ROOT / "train.py"), "--name", name, "--seed", str(options.seed + number), *data]
-        command += ["--evaluation.samples", "10", *given[2 * few :], *rest]
+        often = {"digits": "0.5", "mnist": "0.03"}[options.set]
+        command += ["--evaluation.samples", "10", *(often if word == OFTEN[1] else word for word in given[2 * few :]), *rest]
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         with open(f"{name}.log", "w") as log:
             subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log)

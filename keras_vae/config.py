@@ -67,7 +67,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The rate at a step is learning_rate x min(1, step / warmup) x decay(progress)."""
+    """The rate at a step is learning_rate x min(1, step / warmup) x decay(progress); the warm-up comes again where a run goes back."""
 
     algorithm: Literal[
         "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam", "RMSprop", "SGD",

@@ -14,7 +14,7 @@ class Finding(NamedTuple):
     fix: str
 
 
-FIGURES = {"train_elbo", "test_elbo", "elbo_error", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor", "floored"}
+FIGURES = {"train_elbo", "test_elbo", "elbo_error", "aggregate_gap", "worth", "amortization_gap", "residual", "sigma", "floor"}
 COLLAPSED = 0.1  # nats of rate below which nothing is said of x
 IDLE = 0.75  # share of active units below which some are said to be idle
 JUDGE, UNLIKE = 0.8, 0.1  # share of test records that a classifier has to be right about, and by which samples may be worse
@@ -22,6 +22,7 @@ IGNORED = 0.2  # worth of z beside its rate
 OVERFITTED = 0.15  # of what the latent brings on training records, lost on test records
 ERRORS = 3.0  # standard errors that the two may differ by because they are of other records
 RISING, LATE = 0.02, 0.8  # of what training brought, gained in what follows this share of it
+CLEARLY = 0.05  # nats of that, at least
 FLOORED = 0.25  # of the elements may have a sigma near its floor
 MISFIT = (0.5, 2.0)  # squared residuals beside their variance
 UNFILLED = 0.25  # of the rate, for codes that do not fill the prior
@@ -46,7 +47,7 @@ def halted(report: dict, history: dict[str, list[float]]) -> list[Finding]:
     text = f"so far it has come to step {history['step'][-1]:,.0f}" if history else "so far there was no validation"
     text += f", with a validation ELBO of {history['validation.elbo'][-1]:.2f}" if history else ""
     steps = Finding("not finished", False, text, "")
-    found = unsteady({**report, "train": {"steps": history["step"][-1]} if history else {}}, history)
+    found = unsteady({**report, "train": report["train"] | ({"steps": history["step"][-1]} if history else {})}, history)
     return [found, steps] if found else [steps]
 
 
@@ -76,7 +77,7 @@ def collapsed(report, history):
         return Finding("one answer", False, f"{said}: draws for the same input are alike", "") if rate < COLLAPSED else None
     if active == 0 or rate < COLLAPSED:
         fix = '--model.objective "ELBO(warmup=STEPS, free_bits=0.1)", a smaller beta, or a weaker decoder: of tokens forget=0.3'
-        rate = max(history.get("learning_rate", [0.0]))
+        rate = report["train"].get("learning_rate", 0.0)
         fix = f"--optimizer.learning-rate {0.1 * rate:.1g}, or {fix}" if rate >= FAST else fix
         return Finding("posterior collapse", True, f"{said}: nothing is said of x", fix)
     if active < IDLE * units:
@@ -143,24 +144,27 @@ def undertrained(report, history):
     last, elbo = history["step"][-1], history["validation.elbo"]
     if report["train"]["best_step"] < 0.95 * last:
         return None
+    if len(elbo) == 1:
+        text = "the only validation was at the end of the run: whether it was still rising is not known"
+        return Finding("one validation", False, text, "a smaller --training.evaluate-every, or a longer run")
     start = min(report["references"]["per_pixel_log_likelihood"], *elbo[-1:])
     seen = [(0, start), *zip(history["step"], elbo, strict=True)][:-1]
     step, late = next((point for point in seen if point[0] >= LATE * last), seen[-1])
     rose = (elbo[-1] - late) * min(1.0, (1.0 - LATE) * last / (last - step))
-    if rose <= RISING * max(elbo[-1] - min(start, late), COLLAPSED):
+    if rose <= max(RISING * (elbo[-1] - min(start, late)), CLEARLY):
         return None
     text = f"the validation ELBO rose by {elbo[-1] - late:.2f} nats in the last {last - step:,.0f} steps, to {elbo[-1]:.2f}"
     return Finding("undertrained", True, text, f"--training.steps {2 * int(last)}, or a higher --optimizer.learning-rate")
 
 
 def at_floor(report, history):
-    share, floor = report["symptoms"]["floored"], report["symptoms"]["floor"]
+    share, floor = report["symptoms"].get("floored"), report["symptoms"]["floor"]
     if share is None or share <= FLOORED:
         return None
     whose = f" of {share:.0%} of the elements" if share < 0.995 else ""
     text = f"sigma{whose} is near its floor of {floor:.2g}: the density grows without bound where a value repeats"
     levels = report["test"].get("bits_per_dim") is not None  # grey levels, that is
-    fix = "--data.dequantize, or a likelihood of grey levels like Logistics()" if levels else "a larger floor, as in floor=0.01"
+    fix = "--data.dequantize, or a likelihood of grey levels like Logistics()" if levels else f"a larger floor: floor={10.0 * floor:g}"
     return Finding("sigma at its floor", True, text, fix)
 
 
@@ -220,13 +224,15 @@ def gradient(report, history):
 
 
 def unsteady(report, history):
-    incidents, train = report.get("incidents", ()), report.get("train", {})
-    returns, skipped = ([text for _, what, text in incidents if what == kind] for kind in ("went back", "skipped"))
-    if returns:
-        text = f"training went back {len(returns)} time{'s' * (len(returns) > 1)}; the last: {returns[-1]}"
-        rate = max(history.get("learning_rate", [0.0]))
-        lower = f"{rate * 0.1 ** len(returns):.1g}" if rate else "a tenth as high"
-        return Finding("unsteady", True, text, f"--optimizer.learning-rate {lower}")
+    incidents, train = report.get("incidents", ()), report["train"]
+    kinds = ("ended", "went back", "skipped")
+    ended, returns, skipped = ([text for _, what, text in incidents if what == kind] for kind in kinds)
+    if ended or returns:
+        went = [f"training went back {len(returns)} time{'s' * (len(returns) > 1)}; the last: {text}" for text in returns[-1:]]
+        text, share = "; ".join([*went, *ended]), 0.1 ** (len(returns) + len(ended))
+        rate = train.get("learning_rate")
+        lower = f"{rate * share:.1g}" if rate else f"{share:g} times as high"
+        return Finding("unsteady", True, text, f"--optimizer.learning-rate {lower}, or a look at the records that incidents.jsonl names")
     if skipped:
         count = int(train.get("skipped", len(skipped)))
         text = f"{count:,} update{'s were' if count > 1 else ' was'} skipped; the last: {skipped[-1]}"

@@ -75,16 +75,19 @@ def read(folder: Path) -> Result:
 
 
 def unfinished(folder: Path) -> tuple[dict, dict[str, list[float]]]:
-    """What a run that has not finished tells: {"incidents": ...} as in a report, and its history, {} before the first validation.
+    """What a run that has not finished tells: what a report would have of its incidents, and its history, {} before the first validation.
     `Refusal` (model) names the file that is damaged."""
     found = {"incidents.jsonl": [], "metrics.jsonl": {}}
-    for name, reader in (("incidents.jsonl", lambda text: _incidents(map(json.loads, _whole(text)))), ("metrics.jsonl", _history)):
+    for name, reader in (("incidents.jsonl", lambda text: [json.loads(line) for line in _whole(text)]), ("metrics.jsonl", _history)):
         try:
             text = (folder / name).read_text("utf-8") if (folder / name).exists() else ""
             found[name] = reader(text) if _whole(text) else found[name]
+            incidents = _incidents(found["incidents.jsonl"])
+            skipped = sum(int(line.get("count", 1)) for line in found["incidents.jsonl"] if line["what"] == "skipped")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise Refusal("model", f"{name} is damaged", str(folder / name), f"{type(error).__name__}: {error}"[:200]) from None
-    return {"incidents": found["incidents.jsonl"]}, found["metrics.jsonl"]
+    train = {"skipped": skipped, "learning_rate": configuration.read(folder / "config.json").optimizer.learning_rate}
+    return {"incidents": incidents, "train": train}, found["metrics.jsonl"]
 
 
 def _incidents(found) -> list[tuple[int, str, str]]:

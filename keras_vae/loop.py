@@ -367,11 +367,9 @@ class Trainer:
         for step in steps[-EXPLAINED:]:
             self._note(step, "skipped", *self._explain(step))
         if new > EXPLAINED:
-            self._note(self.step, "skipped", f"{new - EXPLAINED} more updates were skipped", {})
+            self._note(self.step, "skipped", f"{new - EXPLAINED} more updates were skipped", {"count": new - EXPLAINED})
         what, where = "the loss or its gradient is not finite", f"step {self.step}, {in_a_row} updates in a row were skipped"
-        if self.config.stability.on_nonfinite == "abort":
-            raise self._refusal(what, where)
-        if in_a_row >= SKIPS_IN_A_ROW:
+        if in_a_row >= SKIPS_IN_A_ROW or self.config.stability.on_nonfinite == "abort":
             self._recover(what, where)
 
     def _explain(self, step: int) -> tuple[str, dict]:
@@ -396,9 +394,10 @@ class Trainer:
 
     def _note(self, step: int, what: str, text: str, figures: dict) -> None:
         """Add to the incidents of the run, and tell."""
-        if what == "skipped" and len(self.incidents) == LISTED:
+        listed = sum(incident["what"] == "skipped" for incident in self.incidents) if what == "skipped" else 0
+        if listed == LISTED:
             text = "updates were skipped; from here on they are counted and not listed"
-        if what != "skipped" or len(self.incidents) <= LISTED:
+        if listed <= LISTED:
             self.incidents.append({"step": step, "what": what, "text": text, "learning_rate": self.rate.at(step), **figures})
             self.tell(self.incidents[-1])
 
@@ -406,6 +405,7 @@ class Trainer:
         """Go back and on past these batches, or stop: as the policy says, and not for ever."""
         back = self.config.stability.on_nonfinite == "rewind" and not pruning.end(self.vae)  # weights of before would stay dense
         if not back or self.watch.state["returns"] >= RETURNS:
+            self._note(self.step, "ended", f"the run ended: {what}", {})
             raise self._refusal(what, where)
         self.go_back(what)
 
@@ -508,17 +508,22 @@ class Trainer:
         self.vae.reset_metrics()
         if self.watch.state["start"] is not None and trained:
             self._steer(-train["loss"], evaluator, warm)
+        return line
+
+    def count(self) -> None:
+        """At a validation: go back, or stop, where too many of the updates of late were skipped, though never as many in a row."""
         if self.watch.often(self.step, self.skipped):
             what = f"more than a tenth of the last {AMONG:,} updates were skipped: the loss or its gradient was not finite"
             self._recover(what, f"step {self.step}")
-        return line
 
     def _steer(self, worth: float, evaluator: evaluation.Evaluator, warm: bool) -> None:
         """Go back if training has lost its way, which no single step shows."""
         state = self.watch.state
         if warm and self.watch.lower(worth):  # one batch alone can do that to a mean
+            started = time.perf_counter()
             found = -evaluator.loss("validation", self.batch_size)
             worth = found if math.isfinite(found) else -sys.float_info.max
+            self.seconds["evaluate"] += time.perf_counter() - started
         lost = self.watch.lost(worth, self.step, warm)
         if lost >= max(LOST_STEPS, LOST_SHARE * self.total) and state["returns"] < RETURNS:
             was = f"it was {-state['peak']:.2f} at best, {-state['start']:.2f} at the start"
@@ -667,6 +672,7 @@ def fit(trainer: Trainer, evaluator, folder: Path, board, console) -> None:
                     board.scalars(line)
                     if trainer.step * REPORTS // trainer.total > (trainer.step - every) * REPORTS // trainer.total:
                         board.pictures(trainer.vae, trainer.dataset, trainer.step)
+                trainer.count()
             trainer.save_if_due(folder, console)
         trainer.save(folder)
         trainer.group.barrier()  # nobody leaves before the chief has saved

@@ -137,20 +137,20 @@ def _spread(vae, batch) -> dict:
     scored, residual, floor = batch.get("mask", tf.ones_like(x)), None, None
     if isinstance(p, distributions.Normal):
         residual = tf.reduce_sum(scored * tf.square((x - p.loc) * tf.exp(-p.log_scale))) / tf.reduce_sum(scored)
+    log_sigma, near = p.log_scale + (0.5 * math.log(2.0) if isinstance(p, distributions.Laplace) else 0.0), None
     if not isinstance(vae.likelihood.sigma, float):
         floor = vae.likelihood.floor
-    near = None if floor is None else tf.reduce_mean(tf.cast(p.log_scale < math.log(NEAR * floor), tf.float32))
-    return {"residual": residual, "sigma": tf.exp(tf.reduce_mean(p.log_scale)), "floor": floor, "floored": near}
+        near = tf.reduce_sum(scored * tf.cast(log_sigma < math.log(NEAR * floor), tf.float32)) / tf.reduce_sum(scored)
+    return {"residual": residual, "sigma": tf.exp(tf.reduce_mean(log_sigma)), "floor": floor, "floored": near}
 
 
 def _codes(vae, batches) -> dict:
-    """How many codes of a codebook these records use, of those that they could use."""
-    count = getattr(vae.posterior, "count", None)
-    if vae.posterior.support != "codes" or count is None:
+    """How many codes of a codebook that is learned these records use, of those that they could use."""
+    if not hasattr(vae.posterior, "revival"):
         return {"codes": None, "codes_used": None}
 
     def used(batch, seed):
         return (tf.argmax(vae.posterior.codes(vae.infer(batch, seed).latents[0].z), axis=-1),)
 
     numbers = np.concatenate([_over(used, vae, batch)[0].ravel() for batch in batches])
-    return {"codes": min(count, len(numbers)), "codes_used": len(np.unique(numbers))}
+    return {"codes": min(vae.posterior.count, len(numbers)), "codes_used": len(np.unique(numbers))}

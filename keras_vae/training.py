@@ -203,6 +203,7 @@ def finish(trainer: loop.Trainer, folder: Path, board, console, card: list, seco
             "steps": trainer.step,
             "best_step": best_step,
             "skipped": trainer.skipped,
+            "learning_rate": config.optimizer.learning_rate,
             "validation_elbo": next(line["validation"]["elbo"] for line in trainer.history if line["step"] == best_step),
             "examples_per_second": trainer.examples_per_second,
             "reconstruction_error": evaluation.Evaluator(vae, dataset, config.devices.jit == "on").reconstruction_error("train", 1000),

@@ -13,6 +13,7 @@ import tensorflow as tf
 from helpers import FlatEncoder, SameDecoder, binary, build, grey
 
 from keras_vae import density, diagnosis, symptoms
+from keras_vae.likelihoods import LIMIT
 from keras_vae.modalities.images import Images
 from keras_vae.noise import Seed
 
@@ -173,25 +174,29 @@ def test_a_run_that_stopped_early_is_not_undertrained():
 @pytest.mark.parametrize(
     ("steps", "elbo", "said"),
     [
-        ([200], [-150.0], "50.00 nats in the last 200 steps"),
         ([200, 400], [-150.0, -130.0], "20.00 nats in the last 200 steps"),
         ([200, 400, 600], [-150.0, -140.0, -130.0], "10.00 nats"),
         ([200, 400, 600], [-150.0, -101.0, -100.0], ""),
-        ([200], [-199.99], ""),  # it has learned nothing, of which other rules speak
-        ([200], [-250.0], ""),
+        ([200, 400], [-199.99, -199.98], ""),  # it has learned nothing, of which other rules speak
+        ([200, 400], [-260.0, -250.0], "10.00 nats"),
     ],
 )
 def test_a_run_of_few_validations_can_be_undertrained_too(steps, elbo, said):
     report = copy.deepcopy(HEALTHY)
     report["train"]["best_step"] = steps[-1]
     found = diagnosis.undertrained(report, {"step": list(map(float, steps)), "validation.elbo": elbo})
-    assert (found is not None) == bool(said) and (not found or said in found.text)
+    assert (found is not None) == bool(said) and (not found or (found.problem and said in found.text))
+
+
+def test_one_validation_says_nothing_of_the_course():
+    found = diagnosis.undertrained(copy.deepcopy(HEALTHY), {"step": [900.0], "validation.elbo": [-150.0]})
+    assert found.name == "one validation" and not found.problem
 
 
 def test_a_collapse_at_a_high_rate_is_not_laid_on_the_kl_term_alone():
     report = copy.deepcopy(HEALTHY)
     report["test"].update(active_units=0)
-    fixes = {rate: diagnosis.collapsed(report, {"learning_rate": [rate, 0.0]}).fix for rate in (1e-3, 0.1)}
+    fixes = {rate: diagnosis.collapsed(report | {"train": {"learning_rate": rate}}, HISTORY).fix for rate in (1e-3, 0.1)}
     assert fixes[0.1].startswith("--optimizer.learning-rate 0.01, or --model.objective") and fixes[1e-3].startswith("--model.objective")
 
 
@@ -211,12 +216,12 @@ def test_a_sigma_at_its_floor_is_helped_in_a_way_that_the_data_allows(bits, fix)
 def test_a_run_that_has_not_finished_tells_what_is_known():
     went = ("went back", "training is lost")
     names = [
-        [finding.name for finding in diagnosis.halted({"incidents": incidents}, history)]
+        [finding.name for finding in diagnosis.halted({"incidents": incidents, "train": {}}, history)]
         for incidents, history in (([], {}), ([(9, *went)], {}), ([(9, *went)], HISTORY | {"learning_rate": [0.1] * 10}))
     ]
     assert names == [["not finished"], ["unsteady", "not finished"], ["unsteady", "not finished"]]
-    assert "no validation" in diagnosis.halted({"incidents": []}, {})[0].text
-    assert "step 1,000" in diagnosis.halted({"incidents": []}, HISTORY)[0].text
+    assert "no validation" in diagnosis.halted({"incidents": [], "train": {}}, {})[0].text
+    assert "step 1,000" in diagnosis.halted({"incidents": [], "train": {}}, HISTORY)[0].text
 
 
 def test_a_run_that_failed_can_be_diagnosed(train, python, tmp_path, monkeypatch):
@@ -236,7 +241,8 @@ def test_a_run_that_failed_can_be_diagnosed(train, python, tmp_path, monkeypatch
     assert code == 5, said
     found = python("-m", "keras_vae", "diagnose", "t")
     text = " ".join(found.stdout.split())
-    assert found.returncode == 0 and "updates were skipped" in text and "not finished" in text, found.stderr
+    assert found.returncode == 0 and "the run ended: the loss" in text and "not finished" in text, found.stderr
+    assert "--optimizer.learning-rate 0.0001" in text or "--optimizer.learning-rate 5e-05" in text
     Path("saved_models/t/metrics.jsonl").write_text("{\n")
     found = python("-m", "keras_vae", "diagnose", "t")
     assert found.returncode == 4 and "metrics.jsonl is damaged" in found.stderr and "Traceback" not in found.stderr
@@ -312,10 +318,12 @@ def test_the_share_of_elements_near_the_floor_is_counted(name):
     vae = build((4, 4, 1), likelihood=f"{name}(sigma='predicted', floor=0.001)")
     vae.likelihood.project.kernel.assign(tf.zeros_like(vae.likelihood.project.kernel))
     bias = np.zeros(vae.likelihood.bias.shape, "float32")
-    bias[..., 1] = np.where(np.arange(4)[:, None, None] < 2, -12.0, -1.0)
+    bias[..., 1] = LIMIT * np.arctanh(np.log(np.where(np.arange(4)[:, None, None] < 2, 3e-4, 8e-4)) / LIMIT)
     vae.likelihood.bias.assign(bias)
     found = symptoms._spread(vae, {"x": x})
-    assert float(found["floored"]) == 0.5 and float(found["sigma"]) > 3 * found["floor"]
+    assert float(found["floored"]) == 0.5 and float(found["sigma"]) == pytest.approx(math.sqrt(1.3e-3 * 1.8e-3), rel=1e-3)
+    masked = symptoms._spread(vae, {"x": x, "mask": np.broadcast_to(np.arange(4)[:, None, None] < 2, x.shape).astype("float32")})
+    assert float(masked["floored"]) == 1.0
 
 
 def test_codes_that_no_record_uses_are_counted():
@@ -325,7 +333,8 @@ def test_codes_that_no_record_uses_are_counted():
     assert 1 < used < 20
     assert symptoms._codes(vae, ({"x": x}, {"x": x})) == {"codes": 20, "codes_used": used}
     assert symptoms._codes(vae, ({"x": x[:2]}, {"x": x[:1]}))["codes"] == 9  # so few could use no more
-    assert symptoms._codes(build((4, 4, 1)), ({"x": x},))["codes"] is None
+    fixed = build((4, 4, 1), posterior="FSQ()", prior="Uniform()")  # whose codes are no codebook's
+    assert symptoms._codes(build((4, 4, 1)), ({"x": x},))["codes"] is symptoms._codes(fixed, ({"x": x},))["codes"] is None
 
 
 @pytest.mark.parametrize("kind", ["full", "diag"])

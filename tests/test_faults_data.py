@@ -407,6 +407,18 @@ def test_D14_a_picture_that_breaks_during_training_gives_way_to_the_next(tmp_pat
     assert [entry["name"] for entry in dataset.bad] == [name]
 
 
+def test_a_picture_that_breaks_during_training_is_refused_every_time_it_is_asked_for(tmp_path):
+    """A reader that runs ahead may have been the first to find out, and be closed before it says so."""
+    folder = pictures(tmp_path / "x", 30)
+    dataset = load(f"folder:{folder}")
+    kept = dataset.train.records
+    kept.have[:] = False
+    (folder / kept.names[dataset.train.rows[3]].decode()).unlink()
+    for _ in range(2):
+        with pytest.raises(Refusal, match="cannot be read"):
+            dataset.train[:]
+
+
 def png(width, height):
     """A PNG that claims a size, with a few bytes of pixels."""
 

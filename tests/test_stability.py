@@ -208,7 +208,7 @@ def test_a_run_that_loses_every_other_update_goes_back_and_then_ends(tmp_path):
     made = trainer(config(training__evaluate_every=50.0), dataset(Half(SHAPE)), total=2000)
     with pytest.raises(Refusal, match="a tenth of the last 1,000 updates") as refused:
         loop.fit(made, Evaluator(made.vae, dataset()), tmp_path, Silent(), Recording())
-    assert refused.value.exit_code == 5 and made.watch.state["returns"] == 3
+    assert refused.value.exit_code == 5 and made.watch.state["returns"] == 3 and made.incidents[-1]["what"] == "ended"
 
 
 def test_incidents_are_listed_up_to_a_hundred_and_the_last_says_so():
@@ -216,6 +216,7 @@ def test_incidents_are_listed_up_to_a_hundred_and_the_last_says_so():
     for step in range(loop.LISTED + 5):
         made._note(step, "skipped", "not finite", {})
     made._note(200, "went back", "lost", {})
+    made._note(201, "skipped", "not finite", {})
     assert [line["step"] for line in made.incidents] == [*range(loop.LISTED + 1), 200]
     assert made.incidents[-3]["text"] == "not finite" and "not listed" in made.incidents[-2]["text"]
 
@@ -249,7 +250,7 @@ def test_G10_a_run_goes_back_three_times_and_then_ends():
     with pytest.raises(Refusal) as refused:
         for _ in range(50):
             run(made, 5)
-    assert [incident["what"] for incident in made.incidents].count("went back") == 3
+    assert [incident["what"] for incident in made.incidents].count("went back") == 3 and made.incidents[-1]["what"] == "ended"
     assert made.step == 82 and refused.value.exit_code == 5  # twenty steps after the second, four times
     assert "3 returns" in str(refused.value) and "1e-07" in refused.value.fix
     assert np.isfinite(np.concatenate([weight.ravel() for weight in arrays(made.vae.weights)])).all()
@@ -402,10 +403,13 @@ def test_G11_a_log_variance_that_explodes_stays_bounded(bias):
 
 
 def test_incidents_are_diagnosed():
-    report = {"symptoms": dict.fromkeys(diagnosis.FIGURES, 1.0), "references": {"per_pixel_log_likelihood": -9.0}}
+    report = {"symptoms": dict.fromkeys(diagnosis.FIGURES, 1.0), "references": {"per_pixel_log_likelihood": -9.0}, "train": {}}
     incidents = [(5, "skipped", "not finite"), (9, "went back", "lost"), (30, "went back", "lost again")]
-    found = diagnosis.unsteady({**report, "incidents": incidents}, {"learning_rate": [0.03, 1e-5]})
-    assert found.problem and "2 times" in found.text and "lost again" in found.text and found.fix == "--optimizer.learning-rate 0.0003"
+    found = diagnosis.unsteady({**report, "incidents": incidents, "train": {"learning_rate": 0.03}}, {})
+    assert found.problem and "2 times" in found.text and "lost again" in found.text
+    assert found.fix.startswith("--optimizer.learning-rate 0.0003,")
+    found = diagnosis.unsteady({**report, "incidents": [(5, "ended", "the run ended: why")], "train": {"learning_rate": 0.03}}, {})
+    assert found.problem and found.text == "the run ended: why" and "0.003," in found.fix
     found = diagnosis.unsteady({**report, "incidents": incidents[:1]}, {})
     assert not found.problem and "1 update" in found.text
     for skipped, problem in ((5, False), (512, True)):

@@ -119,6 +119,8 @@ class Files:
         """One record; for one that cannot be read, by the policy, the next one that can."""
         for step in range(len(self)):
             number = (row + step) % len(self)
+            if number in self.bad and not self.skip:  # a reader that was ahead of the run found it, and said so to nobody
+                self._refuse(number, self.bad[number])
             if number in self.bad or self.group[number] != self.group[row]:
                 continue
             try:
