@@ -15,7 +15,7 @@ LINEAR_ELEMENTS = 2**18  # above, the weights of a linear path would outnumber a
 FEW_RECORDS = 10000  # below, they are moved about a little
 PATIENCE = 0.5  # of the run: a start at PCA is left behind only as the rate falls
 WARMUP = 0.1  # of the run, in which the KL term rises
-RISE = 100  # steps in which the learning rate rises, if a tenth of the run is not less
+RISE, SHORT = 100, 0.25  # steps in which the learning rate rises, and the most of a run
 DECODED_ELEMENTS = 3e8  # through the decoder for the log-likelihood of the test split
 
 
@@ -150,8 +150,8 @@ def _sizes(config: Config, dataset: data.Dataset, elements: int, replicas: int) 
     if config.optimizer.warmup is None:
         decided = override(config, "data.batch_size", size)
         steps = chosen["training.steps"][0] if "training.steps" in chosen else total_steps(decided, count)
-        warmup = min(RISE, steps // 10)
-        chosen["optimizer.warmup"] = warmup, "a tenth of the run" * (warmup < RISE)
+        warmup = min(RISE, int(SHORT * steps))
+        chosen["optimizer.warmup"] = warmup, "a quarter of the run" * (warmup < RISE)
     if config.evaluation.samples is None:
         work = elements if dataset.modality.ordered else elements * max(1.0, dataset.modality.x_levels / 256)
         long = 100 * work * len(dataset.test) > DECODED_ELEMENTS

@@ -74,7 +74,7 @@ class Optimizer:
         "ScheduleFreeAdamW",
     ] = "Adam"  # fmt: skip
     learning_rate: float | None = None  # None = 1e-3, or 5e-4 for networks that start at PCA: faster steps would undo it
-    warmup: int | None = None  # steps; None = 100, or a tenth of a run that is shorter than 1,000
+    warmup: int | None = None  # steps; None = 100, or a quarter of a run that is shorter than 400
     decay: str = "Cosine()"
     decay_share: float = 1.0  # of the run, after which the rate stays where the decay ends
     clip_norm: float | None = None  # on the global norm of the mean gradient; None = well above what has been usual; 0 = off

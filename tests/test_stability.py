@@ -369,6 +369,14 @@ def test_the_kl_term_rises_over_a_tenth_of_the_run_unless_the_objective_is_given
     assert objective(model__objective="ELBO(beta=4.0)") == ("ELBO(beta=4.0)", "")
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(3000, 100), (400, 100), (60, 15), (3, 0)])
+def test_the_rate_rises_within_a_quarter_of_a_short_run(steps, warmup):
+    asked = override(override(Config(), "training.steps", steps), "data.batch_size", BATCH)
+    resolved, said = choices.resolve(asked, dataset(), 1)
+    assert resolved.optimizer.warmup == warmup and ("warmup" in dict(said)) == (warmup < 100)
+    assert choices.resolve(override(asked, "optimizer.warmup", 1000), dataset(), 1)[0].optimizer.warmup == 1000
+
+
 # ---- bounded from the start
 
 

@@ -188,7 +188,7 @@ def trained(task: str, steps: int = 60, **more):
 
 @pytest.fixture(scope="module")
 def denoiser():
-    return trained("Denoise(level=0.3)", 250)
+    return trained("Denoise(level=0.3)", 400)
 
 
 def test_answers_are_nearer_than_what_was_given(denoiser):

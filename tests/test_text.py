@@ -485,7 +485,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path):
     chosen = config.Config(name="cut")
     options = (
         {f"model.{part}": text for part, text in MODEL.items()}
-        | {"model.objective": "ELBO()", "optimizer.learning_rate": 0.01}
+        | {"model.objective": "ELBO()", "optimizer.learning_rate": 0.01, "optimizer.warmup": 2}
         | {"data.batch_size": 4, "training.steps": 6, "devices.jit": "off"}
     )
     for path, value in options.items():
@@ -505,7 +505,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(tmp_path):
 
 
 SMALL = "embedding=8, units=16, widths=(16,)"
-FEW = ("--training.steps", "40", "--evaluation.samples", "2", "--devices.jit", "off", "--optimizer.learning-rate", "0.01")
+FEW = ("--training.steps", "80", "--evaluation.samples", "2", "--devices.jit", "off", "--optimizer.learning-rate", "0.01")
 
 
 @pytest.fixture(scope="module")
