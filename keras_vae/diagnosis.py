@@ -147,7 +147,7 @@ def undertrained(report, history):
     if len(elbo) == 1:
         text = "the only validation was at the end of the run: whether it was still rising is not known"
         return Finding("one validation", False, text, "a smaller --training.evaluate-every, or a longer run")
-    start = min(report["references"]["per_pixel_log_likelihood"], *elbo[-1:])
+    start = min(report["references"]["per_pixel_log_likelihood"], elbo[-1])
     seen = [(0, start), *zip(history["step"], elbo, strict=True)][:-1]
     step, late = next((point for point in seen if point[0] >= LATE * last), seen[-1])
     rose = (elbo[-1] - late) * min(1.0, (1.0 - LATE) * last / (last - step))
